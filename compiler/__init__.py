@@ -1,0 +1,1 @@
+"""Isthmus: an ahead-of-time Transformer compiler."""

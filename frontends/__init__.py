@@ -1,0 +1,1 @@
+"""One folder per input format; each turns a file into a `Program`."""
