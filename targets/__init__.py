@@ -1,0 +1,1 @@
+"""One module per chip family, each with a `TARGETS` tuple; found by folder or by entry point."""
