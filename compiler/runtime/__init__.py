@@ -1,0 +1,1 @@
+"""Run a bundle. Needs NumPy and nothing of the compiler."""
