@@ -1,0 +1,1 @@
+"""From kernels and a plan to object files, C and a library."""

@@ -1,0 +1,1 @@
+"""Kernels: plain C functions written as TIR with `builder.Builder`, one file per family."""

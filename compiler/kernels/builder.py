@@ -1,0 +1,387 @@
+"""The language kernels are written in: Python that lays down TIR statements, nothing hidden.
+
+A complete example, `y = max(alpha * x, 0)` over `n` elements:
+
+    def scale_relu(target: Target) -> Kernel:
+        k = Builder("scale_relu_f32", target)
+        x = k.input("x")                        # const float *x
+        y = k.output("y")                       # float *y
+        alpha = k.scalar("alpha")               # float alpha
+        n = k.size("n")                         # int64_t n
+
+        def element(i: Expr, lanes: int) -> None:
+            scaled = k.let("scaled", x.load(i, lanes) * alpha)
+            y.store(i, k.select(scaled < 0.0, 0.0, scaled))      # a NaN stays a NaN
+
+        k.vectorized("i", n, element)           # whole vectors, then a scalar tail (lanes == 1)
+        return k.finish()
+
+What to know:
+- Expressions are TVM's: `+ - * /`, comparisons and Python numbers work, a scalar meets a vector by
+  broadcast. `a * b + c` becomes one FMA where the target has it. NaN and infinities are honoured.
+- An expression used twice is computed twice (and a chain of such uses grows exponentially): name it
+  with `let`, which computes it once, there.
+- Indices are int64 ELEMENTS. `/` does not divide integers: use `divide` and `remainder`, for values >= 0.
+- Loads and stores need only element alignment, so any NumPy array will do.
+- Python loops unroll; `k.loop` loops at run time. State that changes in a loop lives in a `Register`
+  (a local variable that LLVM keeps in a machine register) or in `k.stack` memory.
+- Pointers must not alias, unless each element is read before, and only before, it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+from isthmus.errors import CompilerBug
+from isthmus.kernels.kernel import Kernel, Parameter
+from isthmus.target import Target
+
+# TVM ships no type information: to mypy an expression is Any, and this alias only says what is meant.
+Expr: TypeAlias = Any
+Value: TypeAlias = Any  # an Expr, or a Python number
+
+C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int8": "int8_t",
+    "int16": "int16_t",
+    "int32": "int32_t",
+    "int64": "int64_t",
+    "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+    "uint64": "uint64_t",
+    "bool": "uint8_t",
+}
+
+# Pointers carry no extent; TVM wants one, and so it gets one that nothing exceeds.
+UNBOUNDED = 1 << 40
+
+
+def dtype_of(value: Expr) -> str:
+    """TVM's name of a value's type, lanes included: `float32x16`."""
+    return str(value.ty.dtype)
+
+
+def lanes_of(value: Expr) -> int:
+    """1 for a scalar."""
+    return int(value.ty.dtype.lanes)
+
+
+def element_type(dtype: str) -> str:
+    """`float32x16` -> `float32`."""
+    return dtype.split("x")[0]
+
+
+def vector_type(dtype: str, lanes: int) -> str:
+    """`float32`, 16 -> `float32x16`; a vector of one lane is a scalar."""
+    return dtype if lanes == 1 else f"{dtype}x{lanes}"
+
+
+def index(value: Value) -> Expr:
+    """An int64 expression."""
+    if isinstance(value, int):
+        return tirx.IntImm("int64", value)
+    return value if dtype_of(value) == "int64" else tirx.Cast("int64", value)
+
+
+class Memory:
+    """A pointer: a parameter, or memory on the stack. `at` gives the same pointer moved by an offset."""
+
+    def __init__(self, builder: Builder, buffer: Expr, dtype: str, offset: Value = 0) -> None:
+        self.builder = builder
+        self.buffer = buffer
+        self.dtype = dtype
+        self.offset = offset
+
+    def _place(self, i: Value) -> Expr:
+        return index(self.offset + i) if not isinstance(self.offset, int) or self.offset else index(i)
+
+    def at(self, offset: Value, name: str = "offset") -> Memory:
+        """The same memory counted from element `offset`, which is computed here and once."""
+        return Memory(self.builder, self.buffer, self.dtype, self.builder.let(name, self._place(offset)))
+
+    def load(self, i: Value, lanes: int = 1) -> Expr:
+        """`lanes` consecutive elements from `i`."""
+        place = self._place(i)
+        if lanes > 1:
+            place = tirx.Ramp(place, index(1), lanes)
+        return tirx.BufferLoad(self.buffer, [place])
+
+    def store(self, i: Value, value: Value, lanes: int | None = None) -> None:
+        """Write `value` (all its lanes) from element `i` on; a number or a scalar is spread over `lanes`."""
+        wanted = lanes or (1 if isinstance(value, int | float) else lanes_of(value))
+        value = self.builder.spread(value, wanted, self.dtype)
+        place = self._place(i)
+        if wanted > 1:
+            place = tirx.Ramp(place, index(1), wanted)
+        self.builder.emit(tirx.BufferStore(self.buffer, value, [place]))
+
+    def prefetch(self, i: Value, *, write: bool = False, level: int = 1) -> None:
+        """Ask for the cache line of element `i`, into level 1 (nearest) to 3. Any address is allowed."""
+        address = tirx.address_of(tirx.BufferLoad(self.buffer, [self._place(i)]))
+        hints = (1 if write else 0, 4 - level, 1)
+        self.builder.intrinsic_statement("llvm.prefetch", address, *(tirx.const(h, "int32") for h in hints))
+
+
+class Register:
+    """A local variable of `lanes` elements."""
+
+    def __init__(self, builder: Builder, buffer: Expr, dtype: str, lanes: int) -> None:
+        self.builder = builder
+        self.buffer = buffer
+        self.dtype = dtype
+        self.lanes = lanes
+
+    def _place(self) -> Expr:
+        return index(0) if self.lanes == 1 else tirx.Ramp(index(0), index(1), self.lanes)
+
+    @property
+    def value(self) -> Expr:
+        """What the variable holds where this expression is used."""
+        return tirx.BufferLoad(self.buffer, [self._place()])
+
+    def set(self, value: Value) -> None:
+        """Assign; a scalar is spread over the lanes."""
+        value = self.builder.spread(value, self.lanes, self.dtype)
+        self.builder.emit(tirx.BufferStore(self.buffer, value, [self._place()]))
+
+    def add(self, value: Value) -> None:
+        """`self += value`; with a product this is the fused multiply-add."""
+        self.set(self.value + value)
+
+
+class Builder:
+    """Collects the parameters and statements of one kernel; `finish` returns it."""
+
+    def __init__(self, symbol: str, target: Target) -> None:
+        self.symbol = symbol
+        self.target = target
+        self.lanes = target.vector.lanes(32)
+        self._parameters: list[Parameter] = []
+        self._variables: list[Expr] = []
+        self._scopes: list[list[Expr]] = [[]]
+
+    # Parameters
+
+    def input(self, name: str, dtype: str = "float32") -> Memory:
+        """`const T *name`: memory that is only read."""
+        return self._pointer(name, dtype, "const ")
+
+    def output(self, name: str, dtype: str = "float32") -> Memory:
+        """`T *name`: memory that is written."""
+        return self._pointer(name, dtype, "")
+
+    def size(self, name: str) -> Expr:
+        """`int64_t name`: a size, stride or position, in elements."""
+        return self._value_parameter(name, "int64")
+
+    def scalar(self, name: str, dtype: str = "float32") -> Expr:
+        """`T name`: a number."""
+        return self._value_parameter(name, dtype)
+
+    def _pointer(self, name: str, dtype: str, qualifier: str) -> Memory:
+        variable = tirx.Var(name, PointerType(PrimType(dtype)))
+        buffer = tirx.decl_buffer((index(UNBOUNDED),), dtype, name=name, data=variable, layout=None)
+        self._parameters.append(Parameter(name, f"{qualifier}{C_TYPES[dtype]} *"))
+        self._variables.append(variable)
+        self.emit(tirx.DeclBuffer(buffer, data=variable))
+        return Memory(self, buffer, dtype)
+
+    def _value_parameter(self, name: str, dtype: str) -> Expr:
+        variable = tirx.Var(name, dtype)
+        self._parameters.append(Parameter(name, C_TYPES[dtype]))
+        self._variables.append(variable)
+        return variable
+
+    # Values
+
+    def let(self, name: str, value: Value) -> Expr:
+        """Compute `value` here, once, and give it a name. What needs no computing is returned as it is."""
+        if isinstance(value, int | float | tirx.IntImm | tirx.FloatImm | tirx.Var):
+            return value
+        variable = tirx.Var(name, value.ty)
+        self.emit(tirx.Bind(variable, value))
+        return variable
+
+    def spread(self, value: Value, lanes: int, dtype: str = "float32") -> Expr:
+        """`value` as a vector of `lanes` (a scalar when 1); a Python number becomes a constant of `dtype`."""
+        if isinstance(value, bool | int | float):
+            value = tirx.const(value, dtype)
+        if lanes == 1 or lanes_of(value) == lanes:
+            return value
+        return tirx.Broadcast(value, lanes)
+
+    def constant(self, value: float, like: Expr) -> Expr:
+        """`value` with the type and lanes of `like`."""
+        return self.spread(value, lanes_of(like), element_type(dtype_of(like)))
+
+    def select(self, condition: Expr, then: Value, otherwise: Value) -> Expr:
+        """Lane by lane `condition ? then : otherwise`; both sides are computed."""
+        values = [v for v in (then, otherwise) if not isinstance(v, int | float)]
+        dtype = element_type(dtype_of(values[0])) if values else "float32"
+        lanes = max(map(lanes_of, [condition, *values]))
+        if lanes_of(condition) < lanes:
+            condition = tirx.Broadcast(condition, lanes)
+        return tirx.Select(condition, self.spread(then, lanes, dtype), self.spread(otherwise, lanes, dtype))
+
+    def cast(self, value: Expr, dtype: str) -> Expr:
+        """Convert the number; floats are truncated towards zero."""
+        wanted = vector_type(dtype, lanes_of(value))
+        return value if dtype_of(value) == wanted else tirx.Cast(wanted, value)
+
+    def bits(self, value: Expr, dtype: str) -> Expr:
+        """The same bits read as another type of the same width."""
+        return tirx.reinterpret(vector_type(dtype, lanes_of(value)), value)
+
+    def divide(self, a: Value, b: Value) -> Expr:
+        """Integer `a // b` for a >= 0 and b > 0."""
+        return tirx.truncdiv(index(a), index(b))
+
+    def remainder(self, a: Value, b: Value) -> Expr:
+        """Integer `a % b` for a >= 0 and b > 0."""
+        return tirx.truncmod(index(a), index(b))
+
+    def divide_up(self, a: Value, b: Value) -> Expr:
+        """Integer ceil(a / b) for a >= 0 and b > 0."""
+        return tirx.truncdiv(index(a) + b - 1, index(b))
+
+    def smaller(self, a: Value, b: Value) -> Expr:
+        """The smaller of two int64."""
+        return tirx.min(index(a), index(b))
+
+    def larger(self, a: Value, b: Value) -> Expr:
+        """The larger of two int64."""
+        return tirx.max(index(a), index(b))
+
+    def shuffle(self, vectors: Sequence[Expr], order: Sequence[int]) -> Expr:
+        """The lanes `order` of the concatenated `vectors`."""
+        return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", lane) for lane in order])
+
+    def reduce(self, value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
+        """All lanes combined into one scalar, by halves: log2(lanes) steps, in a fixed order."""
+        lanes = lanes_of(value)
+        while lanes > 1:
+            value = self.let("part", value)
+            lanes //= 2
+            low, high = range(lanes), range(lanes, 2 * lanes)
+            value = combine(self.shuffle([value], low), self.shuffle([value], high))
+        return self.let("reduced", value)
+
+    def reduce_sum(self, value: Expr) -> Expr:
+        """The sum of all lanes."""
+        return self.reduce(value, lambda a, b: a + b)
+
+    def intrinsic(self, dtype: str, name: str, *arguments: Expr) -> Expr:
+        """The value of an LLVM intrinsic without side effects: `intrinsic("float32x16", "llvm.sqrt", x)`."""
+        return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
+
+    def intrinsic_statement(self, name: str, *arguments: Expr) -> None:
+        """Call an LLVM intrinsic for its effect."""
+        self.emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *arguments)))
+
+    # Local state
+
+    def register(
+        self, name: str, lanes: int, initial: Value | None = None, dtype: str = "float32"
+    ) -> Register:
+        """A local variable of `lanes` elements. Create it outside the loop in which it is to survive."""
+        buffer = self._local(name, lanes, dtype)
+        register = Register(self, buffer, dtype, lanes)
+        if initial is not None:
+            register.set(initial)
+        return register
+
+    def tile(self, name: str, rows: int, columns: int, lanes: int) -> list[list[Register]]:
+        """`rows` x `columns` registers: `tile[i][j]`."""
+        return [[self.register(f"{name}_{i}_{j}", lanes) for j in range(columns)] for i in range(rows)]
+
+    def stack(self, name: str, count: int, dtype: str = "float32") -> Memory:
+        """`count` elements on the stack, indexable at run time."""
+        return Memory(self, self._local(name, count, dtype), dtype)
+
+    def _local(self, name: str, count: int, dtype: str) -> Expr:
+        buffer = tirx.decl_buffer((index(count),), dtype, name=name, scope="local", layout=None)
+        self.emit(tirx.AllocBuffer(buffer))
+        return buffer
+
+    # Statements
+
+    def emit(self, statement: Expr) -> None:
+        """Append one TIR statement to the innermost open block."""
+        self._scopes[-1].append(statement)
+
+    @contextmanager
+    def _block(self) -> Iterator[list[Expr]]:
+        statements: list[Expr] = []
+        self._scopes.append(statements)
+        yield statements
+        self._scopes.pop()
+        if not statements:
+            statements.append(tirx.Evaluate(tirx.IntImm("int32", 0)))
+
+    @contextmanager
+    def loop(self, name: str, begin: Value, end: Value) -> Iterator[Expr]:
+        """`for name in [begin, end)` at run time, one by one; nothing when end <= begin."""
+        first = index(begin)
+        counter = tirx.Var(name, "int64")
+        with self._block() as body:
+            yield counter
+        extent = index(end) if isinstance(begin, int) and begin == 0 else index(end) - first
+        self.emit(tirx.For(counter, first, extent, tirx.ForKind.SERIAL, _sequence(body)))
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """`if (condition) { ... }`"""
+        with self._block() as body:
+            yield
+        self.emit(tirx.IfThenElse(condition, _sequence(body), None))
+
+    @contextmanager
+    def otherwise(self) -> Iterator[None]:
+        """The `else` of the `when` just before it. (`elif`: a `when` inside an `otherwise`.)"""
+        if not self._scopes[-1] or not isinstance(self._scopes[-1][-1], tirx.IfThenElse):
+            raise CompilerBug(f"{self.symbol}: otherwise() without a when() before it")
+        before = self._scopes[-1].pop()
+        with self._block() as body:
+            yield
+        self.emit(tirx.IfThenElse(before.condition, before.then_case, _sequence(body)))
+
+    def choose(self, cases: Sequence[tuple[Expr, Callable[[], None]]], default: Callable[[], None]) -> None:
+        """`if / else if / ... / else` over run-time conditions, tested in order."""
+        if not cases:
+            default()
+            return
+        condition, then = cases[0]
+        with self.when(condition):
+            then()
+        with self.otherwise():
+            self.choose(cases[1:], default)
+
+    def vectorized(
+        self, name: str, count: Value, body: Callable[[Expr, int], None], *, lanes: int | None = None
+    ) -> None:
+        """`body(i, lanes)` for whole vectors of [0, count), then `body(i, 1)` for the elements left."""
+        width = lanes or self.lanes
+        whole = self.let("whole", self.divide(count, width) * width)
+        with self.loop(f"{name}_block", 0, self.divide(count, width)) as block:
+            body(self.let(name, block * width), width)
+        with self.loop(f"{name}_tail", whole, count) as i:
+            body(i, 1)
+
+    def finish(self) -> Kernel:
+        """The kernel, complete."""
+        if len(self._scopes) != 1:
+            raise CompilerBug(f"{self.symbol}: finished inside an open block")
+        func = tirx.PrimFunc(self._variables, _sequence(self._scopes[0]))
+        func = func.with_attr({"global_symbol": self.symbol, "tirx.noalias": True})
+        return Kernel(self.symbol, tuple(self._parameters), lambda: func)
+
+
+def _sequence(statements: Sequence[Expr]) -> Expr:
+    return statements[0] if len(statements) == 1 else tirx.SeqStmt(list(statements))
