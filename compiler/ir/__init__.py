@@ -1,0 +1,1 @@
+"""The intermediate representation: dims, types, weights, values, programs, text, verifier, evaluator, rewriter."""

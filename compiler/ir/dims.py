@@ -1,0 +1,366 @@
+"""Dimensions: integers, or expressions over named dimensions in one normal form.
+
+An expression is a sum of monomials with integer coefficients, so two expressions are equal as objects
+exactly when they are equal as polynomials over their atoms. Atoms are names, and the operations that
+polynomials cannot express: floor division, remainder, minimum, maximum.
+
+    grammar:  dim  := sum of products, e.g.  2*batch*seq+1   (seq+1)//2   min(seq,512)
+"""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, Union
+
+Dim: TypeAlias = Union[int, "Expr"]
+Shape: TypeAlias = tuple[Dim, ...]
+Interval: TypeAlias = tuple[int, int | None]  # low, high; None: no upper bound
+Bounds: TypeAlias = Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Symbol:
+    """A named dimension."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operation that is not polynomial, on two dims."""
+
+    kind: Literal["//", "%", "min", "max"]
+    left: Dim
+    right: Dim
+
+    def __str__(self) -> str:
+        if self.kind in ("min", "max"):
+            return f"{self.kind}({self.left},{self.right})"
+        return f"({self.left}){self.kind}({self.right})"
+
+
+Atom: TypeAlias = Symbol | Call
+Monomial: TypeAlias = tuple[Atom, ...]  # sorted by text; a power repeats its atom
+
+
+@dataclass(frozen=True, slots=True)
+class Expr:
+    """A dim that is not a plain integer: a sum of (monomial, coefficient), sorted, without zeros."""
+
+    terms: tuple[tuple[Monomial, int], ...]
+
+    def __add__(self, other: Dim) -> Dim:
+        total = Counter(dict(self.terms))
+        for monomial, coefficient in _terms(other):
+            total[monomial] += coefficient
+        return _from_terms(total)
+
+    def __mul__(self, other: Dim) -> Dim:
+        total: Counter[Monomial] = Counter()
+        for left, a in self.terms:
+            for right, b in _terms(other):
+                total[tuple(sorted(left + right, key=str))] += a * b
+        return _from_terms(total)
+
+    def __neg__(self) -> Dim:
+        return self * -1
+
+    def __sub__(self, other: Dim) -> Dim:
+        return self + other * -1
+
+    def __rsub__(self, other: Dim) -> Dim:
+        return -self + other
+
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __floordiv__(self, other: Dim) -> Dim:
+        return floordiv(self, other)
+
+    def __rfloordiv__(self, other: Dim) -> Dim:
+        return floordiv(other, self)
+
+    def __mod__(self, other: Dim) -> Dim:
+        return mod(self, other)
+
+    def __str__(self) -> str:
+        text = "+".join(_term_text(m, c) for m, c in self.terms)
+        return text.replace("+-", "-")
+
+    __repr__ = __str__
+
+
+def _term_text(monomial: Monomial, coefficient: int) -> str:
+    product = "*".join(map(str, monomial))
+    if not product:
+        return str(coefficient)
+    if coefficient == 1:
+        return product
+    return f"-{product}" if coefficient == -1 else f"{coefficient}*{product}"
+
+
+def _terms(dim: Dim) -> tuple[tuple[Monomial, int], ...]:
+    if isinstance(dim, Expr):
+        return dim.terms
+    return (((), dim),) if dim else ()
+
+
+def _from_terms(total: Mapping[Monomial, int]) -> Dim:
+    kept = [(m, c) for m, c in total.items() if c]
+    if not kept:
+        return 0
+    if len(kept) == 1 and kept[0][0] == ():
+        return kept[0][1]
+    # Longer products first, the constant last: 2*batch*seq+seq+1.
+    return Expr(tuple(sorted(kept, key=lambda t: (-len(t[0]), tuple(map(str, t[0]))))))
+
+
+def symbol(name: str) -> Expr:
+    """The dim called `name`."""
+    return Expr((((Symbol(name),), 1),))
+
+
+def _call(kind: Literal["//", "%", "min", "max"], left: Dim, right: Dim) -> Dim:
+    return Expr((((Call(kind, left, right),), 1),))
+
+
+def floordiv(left: Dim, right: Dim) -> Dim:
+    """left // right, divided term by term where that is exact."""
+    if isinstance(left, int) and isinstance(right, int):
+        if right == 0:
+            raise ZeroDivisionError(f"{left} // 0")
+        return left // right
+    exact = divide_exactly(left, right)
+    return exact if exact is not None else _call("//", left, right)
+
+
+def divide_exactly(left: Dim, right: Dim) -> Dim | None:
+    """left / right if every term of `left` is divisible by the single term `right`, else None."""
+    if left == right:
+        return 1
+    divisor = _terms(right)
+    if len(divisor) != 1:
+        return None
+    monomial, coefficient = divisor[0]
+    total: Counter[Monomial] = Counter()
+    for m, c in _terms(left):
+        rest = Counter(m)
+        rest.subtract(monomial)
+        if c % coefficient or any(n < 0 for n in rest.values()):
+            return None
+        total[tuple(sorted(rest.elements(), key=str))] += c // coefficient
+    return _from_terms(total)
+
+
+def mod(left: Dim, right: Dim) -> Dim:
+    """left % right, with the sign of the divisor as in Python."""
+    if isinstance(left, int) and isinstance(right, int):
+        return left % right
+    return 0 if divide_exactly(left, right) is not None else _call("%", left, right)
+
+
+def minimum(left: Dim, right: Dim) -> Dim:
+    if isinstance(left, int) and isinstance(right, int):
+        return min(left, right)
+    if left == right:
+        return left
+    first, second = sorted((left, right), key=str)
+    return _call("min", first, second)
+
+
+def maximum(left: Dim, right: Dim) -> Dim:
+    if isinstance(left, int) and isinstance(right, int):
+        return max(left, right)
+    if left == right:
+        return left
+    first, second = sorted((left, right), key=str)
+    return _call("max", first, second)
+
+
+def product(dims: Shape) -> Dim:
+    """The number of elements of a shape."""
+    total: Dim = 1
+    for dim in dims:
+        total = total * dim
+    return total
+
+
+_APPLY: Mapping[str, Callable[[Dim, Dim], Dim]] = {"//": floordiv, "%": mod, "min": minimum, "max": maximum}
+
+
+def substitute(dim: Dim, known: Mapping[str, Dim]) -> Dim:
+    """`dim` with names replaced; an int when every name is."""
+    if isinstance(dim, int):
+        return dim
+    total: Dim = 0
+    for monomial, coefficient in dim.terms:
+        term: Dim = coefficient
+        for atom in monomial:
+            term = term * _substitute_atom(atom, known)
+        total = total + term
+    return total
+
+
+def _substitute_atom(atom: Atom, known: Mapping[str, Dim]) -> Dim:
+    if isinstance(atom, Symbol):
+        return known.get(atom.name, symbol(atom.name))
+    return _APPLY[atom.kind](substitute(atom.left, known), substitute(atom.right, known))
+
+
+def evaluate_dim(dim: Dim, known: Mapping[str, int]) -> int:
+    """The integer `dim` equals. Raises KeyError naming the first unknown dimension."""
+    value = substitute(dim, known)
+    if not isinstance(value, int):
+        raise KeyError(sorted(names(value))[0])
+    return value
+
+
+def names(dim: Dim) -> frozenset[str]:
+    """The named dimensions `dim` depends on."""
+    if isinstance(dim, int):
+        return frozenset()
+    found: set[str] = set()
+    for monomial, _ in dim.terms:
+        for atom in monomial:
+            found |= {atom.name} if isinstance(atom, Symbol) else names(atom.left) | names(atom.right)
+    return frozenset(found)
+
+
+# --- intervals -----------------------------------------------------------------------------------
+
+
+def interval(dim: Dim, bounds: Bounds) -> tuple[int | None, int | None]:
+    """Bounds that `dim` certainly keeps; None is unbounded. A name without bounds is at least 0."""
+    if isinstance(dim, int):
+        return dim, dim
+    low: int | None = 0
+    high: int | None = 0
+    for monomial, coefficient in dim.terms:
+        a, b = _monomial_interval(monomial, bounds)
+        if coefficient < 0:
+            a, b = b, a
+        low = None if low is None or a is None else low + coefficient * a
+        high = None if high is None or b is None else high + coefficient * b
+    return low, high
+
+
+def _monomial_interval(monomial: Monomial, bounds: Bounds) -> tuple[int | None, int | None]:
+    low: int | None = 1
+    high: int | None = 1
+    for atom in monomial:
+        a, b = _atom_interval(atom, bounds)
+        if a is None or a < 0:
+            return None, None  # a factor that may be negative: say nothing
+        low = None if low is None else low * a
+        high = None if high is None or b is None else high * b
+    return low, high
+
+
+def _atom_interval(atom: Atom, bounds: Bounds) -> tuple[int | None, int | None]:
+    if isinstance(atom, Symbol):
+        return bounds.get(atom.name, (0, None))
+    (a, b), (c, d) = interval(atom.left, bounds), interval(atom.right, bounds)
+    if atom.kind == "min":
+        return (None if a is None or c is None else min(a, c)), _smallest(b, d)
+    if atom.kind == "max":
+        return _largest(a, c), (None if b is None or d is None else max(b, d))
+    if c is None or c <= 0:
+        return None, None
+    if atom.kind == "%":
+        return 0, None if d is None else d - 1
+    low = None if a is None else (a // c if a < 0 else (0 if d is None else a // d))
+    return low, None if b is None else (b // c if b >= 0 else (-1 if d is None else b // d))
+
+
+def _smallest(*values: int | None) -> int | None:
+    known = [v for v in values if v is not None]
+    return min(known) if known else None
+
+
+def _largest(*values: int | None) -> int | None:
+    known = [v for v in values if v is not None]
+    return max(known) if known else None
+
+
+def compare(left: Dim, right: Dim, bounds: Bounds) -> Literal["<", "=", ">"] | None:
+    """How `left` compares with `right` for every size within `bounds`, or None when it depends."""
+    low, high = interval(left - right, bounds)
+    if low == high == 0:
+        return "="
+    if low is not None and low > 0:
+        return ">"
+    return "<" if high is not None and high < 0 else None
+
+
+def simplify(dim: Dim, bounds: Bounds) -> Dim:
+    """`dim` with minima, maxima and remainders decided wherever `bounds` decide them."""
+    if isinstance(dim, int):
+        return dim
+    total: Dim = 0
+    for monomial, coefficient in dim.terms:
+        term: Dim = coefficient
+        for atom in monomial:
+            term = term * _simplify_atom(atom, bounds)
+        total = total + term
+    return total
+
+
+def _simplify_atom(atom: Atom, bounds: Bounds) -> Dim:
+    if isinstance(atom, Symbol):
+        return symbol(atom.name)
+    left, right = simplify(atom.left, bounds), simplify(atom.right, bounds)
+    low, high = interval(left - right, bounds)
+    if atom.kind in ("min", "max"):
+        smaller, larger = (left, right) if atom.kind == "min" else (right, left)
+        if high is not None and high <= 0:
+            return smaller
+        if low is not None and low >= 0:
+            return larger
+    if atom.kind in ("//", "%") and high is not None and high < 0:
+        floor = interval(left, bounds)[0]
+        if floor is not None and floor >= 0:
+            return 0 if atom.kind == "//" else left
+    return _APPLY[atom.kind](left, right)
+
+
+# --- text ----------------------------------------------------------------------------------------
+
+
+def parse_dim(text: str) -> Dim:
+    """Read a dim as printed. Raises ValueError saying what was not understood."""
+    try:
+        return _read(ast.parse(text.strip(), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError, RecursionError) as error:
+        raise ValueError(f"not a dimension: {text!r}") from error
+
+
+def _read(node: ast.expr) -> Dim:
+    match node:
+        case ast.Constant(value=int(value)) if not isinstance(value, bool):
+            return value
+        case ast.Name(id=name):
+            return symbol(name)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return _read(operand) * -1
+        case ast.Call(func=ast.Name(id="min"), args=[left, right]):
+            return minimum(_read(left), _read(right))
+        case ast.Call(func=ast.Name(id="max"), args=[left, right]):
+            return maximum(_read(left), _read(right))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            return _BINARY[type(op)](_read(left), _read(right))
+    raise ValueError(f"not a dimension: {ast.unparse(node)!r}")
+
+
+_BINARY: Mapping[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
+    ast.Add: lambda a, b: a + b,
+    ast.Sub: lambda a, b: a - b,
+    ast.Mult: lambda a, b: a * b,
+    ast.FloorDiv: floordiv,
+    ast.Mod: mod,
+}

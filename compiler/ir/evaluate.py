@@ -1,0 +1,91 @@
+"""The NumPy evaluator. Slow, and by definition right: kernels, folding and rules are checked against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from isthmus.errors import Code, InputError, Problem
+from isthmus.ir.dims import Expr, evaluate_dim
+from isthmus.ir.graph import Attr, Graph, Value, weight_of
+from isthmus.ir.types import Array
+
+
+def bind_dims(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The sizes of named dims that the shapes of `arrays` imply. Raises `InputError` listing every misfit."""
+    sizes: dict[str, int] = {}
+    problems: list[Problem] = []
+    late: list[tuple[str, int, Expr, int]] = []
+    for value in graph.inputs:
+        name = value.attr("name")
+        if name not in arrays:
+            problems.append(Problem(Code.BAD_INPUT, f"input {name!r} is missing"))
+            continue
+        got = arrays[name]
+        if got.dtype != value.dtype.numpy or got.ndim != value.t.rank:
+            text = f"input {name!r} should be {value.t}, got {got.dtype}{list(got.shape)}"
+            problems.append(Problem(Code.BAD_INPUT, text))
+            continue
+        for axis, (dim, size) in enumerate(zip(value.shape, got.shape, strict=True)):
+            if isinstance(dim, Expr) and str(dim).isidentifier():
+                expected = sizes.setdefault(str(dim), size)
+            elif isinstance(dim, Expr):
+                late.append((name, axis, dim, size))
+                continue
+            else:
+                expected = dim
+            if expected != size:
+                text = f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}"
+                problems.append(Problem(Code.BAD_INPUT, text))
+    if problems:
+        raise InputError(problems)
+    for name, axis, dim, size in late:
+        if (expected := evaluate_dim(dim, sizes)) != size:
+            text = f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}"
+            problems.append(Problem(Code.BAD_INPUT, text))
+    if problems:
+        raise InputError(problems)
+    return sizes
+
+
+def evaluate(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """Run `graph` on `arrays` (by input name); returns the outputs by name.
+
+    Raises `InputError` when the arrays do not fit the signature.
+    """
+    sizes = bind_dims(graph, arrays)
+    env: dict[Value, Array] = {v: arrays[v.attr("name")] for v in graph.inputs}
+    uses: dict[Value, int] = {}
+    order = list(graph.nodes())
+    for value in order:
+        for arg in value.args:
+            uses[arg] = uses.get(arg, 0) + 1
+    kept = {v for _, v in graph.outputs}
+    for value in order:
+        env[value] = apply(value, [env[a] for a in value.args], sizes)
+        for arg in value.args:
+            uses[arg] -= 1
+            if uses[arg] == 0 and arg not in kept:
+                env.pop(arg, None)
+    return {name: env[v] for name, v in graph.outputs}
+
+
+def apply(value: Value, args: list[Array], sizes: Mapping[str, int]) -> Array:
+    """One value from its arguments' arrays, with named dims replaced by `sizes`."""
+    if (weight := weight_of(value)) is not None:
+        return weight.read()
+    attrs = {name: resolve(attr, sizes) for name, attr in value.attrs}
+    # Infinities and NaN are values like others here: kernels must reproduce them.
+    with np.errstate(all="ignore"):
+        result = value.op.reference(*args, **attrs)
+    return np.asarray(result, dtype=value.dtype.numpy)
+
+
+def resolve(attr: Attr, sizes: Mapping[str, int]) -> Attr:
+    """An attribute with symbolic dims replaced by integers."""
+    if isinstance(attr, Expr):
+        return evaluate_dim(attr, sizes)
+    if isinstance(attr, tuple):
+        return tuple(evaluate_dim(d, sizes) for d in attr)
+    return attr

@@ -1,0 +1,97 @@
+"""Weights are handles: where the bytes are and what they hash to. Nothing is read until asked."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from isthmus.ir.types import Array, DType, Encoding, TensorType
+
+
+class Source(Protocol):
+    """Where the plain bytes of a weight come from."""
+
+    def read(self, type_: TensorType) -> Array: ...
+    def digest(self, type_: TensorType) -> str: ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Bytes that are already in memory, e.g. inside a parsed model or computed by folding."""
+
+    data: bytes
+
+    def read(self, type_: TensorType) -> Array:
+        return np.frombuffer(self.data, type_.dtype.numpy).reshape(type_.static_shape)
+
+    def digest(self, type_: TensorType) -> str:
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+
+@dataclass(frozen=True)
+class InFile:
+    """Bytes that stay on disk until someone needs them."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+    def read(self, type_: TensorType) -> Array:
+        if self.nbytes == 0:
+            return np.zeros(type_.static_shape, type_.dtype.numpy)
+        flat = np.memmap(self.path, np.uint8, "r", self.offset, (self.nbytes,))
+        return flat.view(type_.dtype.numpy).reshape(type_.static_shape)
+
+    def digest(self, type_: TensorType) -> str:
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return hashlib.sha256(file.read(self.nbytes)).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A named constant tensor. `type` may carry an encoding; `read` gives the plain array all the same."""
+
+    name: str
+    type: TensorType
+    source: Source
+
+    def read(self) -> Array:
+        """The plain, unencoded array; do not write to it."""
+        return self.source.read(TensorType(self.type.dtype, self.type.shape))
+
+    def stored(self) -> Array:
+        """The array as it lies in the weights file."""
+        plain = self.read()
+        return plain if self.type.encoding is None else self.type.encoding.encode(plain)
+
+    @property
+    def digest(self) -> str:
+        """Equal digests (of plain contents) and equal types mean equal weights."""
+        return self.source.digest(self.type)
+
+    def encoded(self, encoding: Encoding) -> Weight:
+        """The same contents stored otherwise; nothing is computed until the weights file is written."""
+        return Weight(self.name, TensorType(self.type.dtype, self.type.shape, encoding), self.source)
+
+    def renamed(self, name: str) -> Weight:
+        return Weight(name, self.type, self.source)
+
+    @classmethod
+    def of(cls, name: str, array: Array) -> Weight:
+        """A weight that holds a copy of `array`. Raises ValueError for an element type we do not have."""
+        array = np.ascontiguousarray(array).reshape(np.shape(array))
+        return cls(name, TensorType(DType.of(array.dtype), array.shape), InMemory(array.tobytes()))

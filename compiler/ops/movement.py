@@ -1,0 +1,241 @@
+"""Ops that move elements and compute nothing, and those that make tensors out of indices."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from isthmus.ir.dims import Dim, Shape, product
+from isthmus.ir.graph import Kind, Op, Trait, TypeMismatch
+from isthmus.ir.types import Array, DType, TensorType
+from isthmus.ops import rules
+
+MOVEMENT = frozenset({Trait.MOVEMENT})
+
+
+def _reshape_infer(x: TensorType, *, shape: Shape) -> TensorType:
+    if product(shape) != x.size:
+        raise TypeMismatch(f"cannot reshape {x} to [{','.join(map(str, shape))}]: the element counts differ")
+    return x.with_shape(shape)
+
+
+def _reshape_reference(x: Array, *, shape: tuple[int, ...]) -> Array:
+    return x.reshape(shape)
+
+
+reshape = Op("reshape", _reshape_infer, _reshape_reference, (1, 1), {"shape": Kind.DIMS}, traits=MOVEMENT)
+
+
+def _transpose_infer(x: TensorType, *, perm: tuple[int, ...]) -> TensorType:
+    if sorted(perm) != list(range(x.rank)):
+        raise TypeMismatch(f"{perm} is not a permutation of the axes of {x}")
+    return x.with_shape(tuple(x.shape[p] for p in perm))
+
+
+def _transpose_reference(x: Array, *, perm: tuple[int, ...]) -> Array:
+    return x.transpose(perm)
+
+
+transpose = Op("transpose", _transpose_infer, _transpose_reference, (1, 1), {"perm": Kind.INTS}, traits=MOVEMENT)
+
+
+def _broadcast_infer(x: TensorType, *, shape: Shape) -> TensorType:
+    if rules.broadcast_shapes(x.shape, shape) != shape:
+        raise TypeMismatch(f"{x} does not broadcast to [{','.join(map(str, shape))}]")
+    return x.with_shape(shape)
+
+
+def _broadcast_reference(x: Array, *, shape: tuple[int, ...]) -> Array:
+    return np.broadcast_to(x, shape)
+
+
+broadcast = Op("broadcast", _broadcast_infer, _broadcast_reference, (1, 1), {"shape": Kind.DIMS}, traits=MOVEMENT)
+
+
+def _slice_infer(x: TensorType, *, starts: Shape, sizes: Shape, steps: tuple[int, ...]) -> TensorType:
+    if not len(starts) == len(sizes) == len(steps) == x.rank:
+        raise TypeMismatch(f"slice of {x} needs one start, size and step for each axis")
+    if 0 in steps:
+        raise TypeMismatch("a step may not be 0")
+    return x.with_shape(sizes)
+
+
+def _slice_reference(
+    x: Array, *, starts: tuple[int, ...], sizes: tuple[int, ...], steps: tuple[int, ...]
+) -> Array:
+    for axis, (start, size, step) in enumerate(zip(starts, sizes, steps, strict=True)):
+        x = np.take(x, start + step * np.arange(max(size, 0)), axis)
+    return x
+
+
+slice_ = Op(
+    "slice",
+    _slice_infer,
+    _slice_reference,
+    (1, 1),
+    {"starts": Kind.DIMS, "sizes": Kind.DIMS, "steps": Kind.INTS},
+    traits=MOVEMENT,
+    doc="Element i along an axis is element start + i * step of the argument. Starts lie inside; steps may be negative.",
+)
+
+
+def _concat_infer(*types: TensorType, axis: int) -> TensorType:
+    rules.check_axis(axis, types[0].rank)
+    rules.same_dtype(*types)
+    total: Dim = 0
+    for t in types:
+        if t.rank != types[0].rank or any(
+            a != b for i, (a, b) in enumerate(zip(t.shape, types[0].shape, strict=True)) if i != axis
+        ):
+            raise TypeMismatch(f"cannot concatenate {', '.join(map(str, types))} along axis {axis}")
+        total = total + t.shape[axis]
+    return types[0].with_shape((*types[0].shape[:axis], total, *types[0].shape[axis + 1 :]))
+
+
+def _concat_reference(*arrays: Array, axis: int) -> Array:
+    return np.concatenate(arrays, axis)
+
+
+MANY = 1 << 20
+concat = Op("concat", _concat_infer, _concat_reference, (1, MANY), {"axis": Kind.INT}, traits=MOVEMENT)
+
+
+def _pad_infer(x: TensorType, *, before: Shape, after: Shape, value: float) -> TensorType:
+    if not len(before) == len(after) == x.rank:
+        raise TypeMismatch(f"pad of {x} needs two amounts for each axis")
+    return x.with_shape(tuple(b + d + a for b, d, a in zip(before, x.shape, after, strict=True)))
+
+
+def _pad_reference(x: Array, *, before: tuple[int, ...], after: tuple[int, ...], value: float) -> Array:
+    widths = list(zip(before, after, strict=True))
+    return np.pad(x, widths, constant_values=np.asarray(value).astype(x.dtype)) if x.ndim else x
+
+
+pad = Op(
+    "pad",
+    _pad_infer,
+    _pad_reference,
+    (1, 1),
+    {"before": Kind.DIMS, "after": Kind.DIMS, "value": Kind.FLOAT},
+    traits=MOVEMENT,
+    doc="Grow each axis by constant elements; amounts are not negative.",
+)
+
+
+def _full_infer(*, shape: Shape, value: float, dtype: DType) -> TensorType:
+    return TensorType(dtype, shape)
+
+
+def _full_reference(*, shape: tuple[int, ...], value: float, dtype: DType) -> Array:
+    return np.full(shape, value, dtype.numpy)
+
+
+full = Op(
+    "full",
+    _full_infer,
+    _full_reference,
+    (0, 0),
+    {"shape": Kind.DIMS, "value": Kind.FLOAT, "dtype": Kind.DTYPE},
+    traits=MOVEMENT,
+    doc="All elements equal; the value must be exact in f64.",
+)
+
+
+def _iota_infer(*, shape: Shape, axis: int, dtype: DType) -> TensorType:
+    rules.check_axis(axis, len(shape))
+    return TensorType(dtype, shape)
+
+
+def _iota_reference(*, shape: tuple[int, ...], axis: int, dtype: DType) -> Array:
+    line = np.arange(shape[axis]).astype(dtype.numpy)
+    return np.broadcast_to(line.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
+
+
+iota = Op(
+    "iota",
+    _iota_infer,
+    _iota_reference,
+    (0, 0),
+    {"shape": Kind.DIMS, "axis": Kind.INT, "dtype": Kind.DTYPE},
+    traits=MOVEMENT,
+    doc="Each element is its index along `axis`.",
+)
+
+
+def _dim_value_infer(*, dim: Shape, dtype: DType) -> TensorType:
+    if len(dim) != 1:
+        raise TypeMismatch("dim_value takes one dim")
+    return TensorType(dtype, ())
+
+
+def _dim_value_reference(*, dim: tuple[int, ...], dtype: DType) -> Array:
+    return np.asarray(dim[0], dtype.numpy)
+
+
+dim_value = Op(
+    "dim_value",
+    _dim_value_infer,
+    _dim_value_reference,
+    (0, 0),
+    {"dim": Kind.DIMS, "dtype": Kind.DTYPE},
+    traits=MOVEMENT,
+    doc="A dimension as a scalar, where a model computes with sizes.",
+)
+
+
+def _gather_infer(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
+    rules.check_axis(axis, x.rank)
+    if not indices.dtype.is_integer:
+        raise TypeMismatch(f"indices must be integers, got {indices}")
+    return x.with_shape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
+def _gather_reference(x: Array, indices: Array, *, axis: int) -> Array:
+    return np.take(x, indices, axis)
+
+
+gather = Op(
+    "gather",
+    _gather_infer,
+    _gather_reference,
+    (2, 2),
+    {"axis": Kind.INT},
+    doc="Rows of the first argument picked by the second; negative indices count from the end; out of range is an error.",
+)
+
+
+def _gather_elements_infer(x: TensorType, indices: TensorType, *, axis: int) -> TensorType:
+    rules.check_axis(axis, x.rank)
+    if x.rank != indices.rank or not indices.dtype.is_integer:
+        raise TypeMismatch(f"gather_elements of {x} by {indices}")
+    return x.with_shape(indices.shape)
+
+
+def _gather_elements_reference(x: Array, indices: Array, *, axis: int) -> Array:
+    # Other axes of x may be longer than those of the indices.
+    cut = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
+    return np.take_along_axis(x[cut], np.where(indices < 0, indices + x.shape[axis], indices), axis)
+
+
+gather_elements = Op(
+    "gather_elements", _gather_elements_infer, _gather_elements_reference, (2, 2), {"axis": Kind.INT}
+)
+
+
+def _gather_nd_infer(x: TensorType, indices: TensorType, *, batch_dims: int) -> TensorType:
+    depth = indices.shape[-1] if indices.rank else None
+    if not isinstance(depth, int) or not indices.dtype.is_integer or batch_dims + depth > x.rank:
+        raise TypeMismatch(f"gather_nd of {x} by {indices}")
+    return x.with_shape((*indices.shape[:-1], *x.shape[batch_dims + depth :]))
+
+
+def _gather_nd_reference(x: Array, indices: Array, *, batch_dims: int) -> Array:
+    grid = np.ogrid[tuple(slice(n) for n in indices.shape[:batch_dims])] if batch_dims else ()
+    lead = tuple(g.reshape(g.shape + (1,) * (indices.ndim - 1 - batch_dims)) for g in grid)
+    return np.asarray(x[(*lead, *(indices[..., i] for i in range(indices.shape[-1])))])
+
+
+gather_nd = Op("gather_nd", _gather_nd_infer, _gather_nd_reference, (2, 2), {"batch_dims": Kind.INT})
+
+ALL = (
+    reshape, transpose, broadcast, slice_, concat, pad, full, iota, dim_value, gather, gather_elements, gather_nd,
+)  # fmt: skip

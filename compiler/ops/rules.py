@@ -1,0 +1,80 @@
+"""Type rules shared by op declarations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from isthmus.ir.dims import Shape
+from isthmus.ir.graph import TypeMismatch
+from isthmus.ir.types import DType, TensorType
+
+Infer = Callable[..., TensorType]
+
+
+def broadcast_shapes(*shapes: Shape) -> Shape:
+    """NumPy broadcasting over symbolic shapes: dims are equal as expressions, or one of them is 1."""
+    rank = max(map(len, shapes), default=0)
+    result = []
+    for axis in range(-rank, 0):
+        dims = [s[axis] for s in shapes if len(s) >= -axis]
+        wide = [d for d in dims if d != 1]
+        if any(d != wide[0] for d in wide):
+            shown = " and ".join(f"[{','.join(map(str, s))}]" for s in shapes)
+            raise TypeMismatch(f"shapes {shown} do not broadcast: {' and '.join(map(str, dict.fromkeys(wide)))} differ")
+        result.append(wide[0] if wide else 1)
+    return tuple(result)
+
+
+def same_dtype(*types: TensorType) -> DType:
+    if any(t.dtype is not types[0].dtype for t in types):
+        raise TypeMismatch(f"expected one element type, got {', '.join(str(t.dtype) for t in types)}")
+    return types[0].dtype
+
+
+def pointwise(*types: TensorType, **_: object) -> TensorType:
+    """Same element type in and out, shapes broadcast."""
+    return TensorType(same_dtype(*types), broadcast_shapes(*(t.shape for t in types)))
+
+
+def floating(*types: TensorType, **_: object) -> TensorType:
+    """Pointwise on floating-point elements."""
+    if not types[0].dtype.is_float:
+        raise TypeMismatch(f"expected floating-point elements, got {types[0]}")
+    return pointwise(*types)
+
+
+def comparison(*types: TensorType, **_: object) -> TensorType:
+    """Pointwise with a boolean result."""
+    return pointwise(*types).with_dtype(DType.BOOL)
+
+
+def logical(*types: TensorType, **_: object) -> TensorType:
+    """Pointwise on booleans."""
+    if any(t.dtype is not DType.BOOL for t in types):
+        raise TypeMismatch(f"expected bool elements, got {', '.join(map(str, types))}")
+    return pointwise(*types)
+
+
+def check_axis(axis: int, rank: int) -> None:
+    """Axes inside the IR count from the front."""
+    if not 0 <= axis < rank:
+        raise TypeMismatch(f"axis {axis} is not in 0..{rank - 1}")
+
+
+def reduction(x: TensorType, *, axes: tuple[int, ...], **_: object) -> TensorType:
+    """The reduced axes stay, with size 1."""
+    for axis in axes:
+        check_axis(axis, x.rank)
+    if list(axes) != sorted(set(axes)):
+        raise TypeMismatch(f"axes {axes} must be sorted and distinct")
+    return x.with_shape(tuple(1 if i in axes else d for i, d in enumerate(x.shape)))
+
+
+def with_dtype(infer: Infer, dtype: DType) -> Infer:
+    """`infer`, with another element type."""
+
+    def rule(*types: TensorType, **attrs: Any) -> TensorType:
+        return infer(*types, **attrs).with_dtype(dtype)
+
+    return rule
