@@ -37,8 +37,8 @@ def parse_cpu_flags(cpuinfo: str) -> frozenset[str]:
     """
     lines = [line.partition(":") for line in cpuinfo.splitlines()]
     sets = [
-        # RISC-V joins its extensions with underscores.
-        frozenset(value.replace("_", " ").split())
+        # RISC-V joins its extensions with underscores; on x86 they are part of names (sse4_1).
+        frozenset((value.replace("_", " ") if key.strip() == "isa" else value).split())
         for key, _, value in lines
         if key.strip() in ("flags", "Features", "isa")
     ]
