@@ -34,7 +34,7 @@ check: setup links ## style, types, import contracts, layout
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 	$(RUN) mypy scripts examples
-	PYTHONPATH=build/types $(VENV)/bin/lint-imports --cache-dir build/import-linter
+	PYTHONPATH=build/types $(VENV)/bin/lint-imports --no-logo --cache-dir build/import-linter
 	$(RUN) pytest -q tests/arch
 
 links: setup
