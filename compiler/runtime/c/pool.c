@@ -1,0 +1,160 @@
+/* pool.c - thread pool and barrier, both made of one thing: a gate, a counter that threads wait to see change.
+ *
+ * Waiting spins first (stages of a model are tens of microseconds apart), then also yields the processor (another
+ * thread of ours may need it), then sleeps (the application may be doing something else altogether). When there are
+ * more threads than processors it yields from the start.
+ */
+#include "pool.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "os.h"
+
+enum {
+  SPINS_PER_LOOK = 32,   /* pauses between looks at the clock */
+  SPIN_ALONE_NS = 20000, /* before the first yield */
+  SPIN_NS = 150000,      /* before sleeping: longer than a caller needs between two runs, too short to matter */
+  LINE = 128             /* two cache lines: processors fetch them in pairs */
+};
+
+typedef struct gate {
+  _Alignas(LINE) atomic_uint value;
+  _Alignas(LINE) atomic_uint sleepers;
+  isthmus_os_bed bed;
+} gate;
+
+struct isthmus_barrier {
+  gate phase;
+  _Alignas(LINE) atomic_int arrived;
+  int32_t threads;
+  int crowded; /* more threads than processors */
+};
+
+typedef struct worker {
+  isthmus_pool *pool;
+  int32_t number;
+  isthmus_os_thread thread;
+} worker;
+
+struct isthmus_pool {
+  isthmus_barrier barrier;
+  gate work; /* opened once for each run, and once to stop */
+  /* Written before `work` is opened, read after. */
+  const isthmus_frame *frame;
+  void (*run)(const isthmus_frame *, int32_t);
+  int stopping;
+  int32_t workers;
+  worker worker[];
+};
+
+/* Adds one to the counter and wakes whoever waits for that. */
+static void gate_open(gate *g) {
+  /* Sequentially consistent, as is the sleeper's order (count itself, then look): at least one of the two sees
+   * the other, so no wake-up is lost. */
+  atomic_fetch_add(&g->value, 1);
+  if (atomic_load(&g->sleepers) == 0) return;
+  isthmus_os_lock(&g->bed);
+  isthmus_os_wake_all(&g->bed);
+  isthmus_os_unlock(&g->bed);
+}
+
+static void gate_sleep(gate *g, unsigned seen) {
+  isthmus_os_lock(&g->bed);
+  atomic_fetch_add(&g->sleepers, 1);
+  while (atomic_load(&g->value) == seen) isthmus_os_sleep(&g->bed);
+  atomic_fetch_sub(&g->sleepers, 1);
+  isthmus_os_unlock(&g->bed);
+}
+
+/* Returns once the counter is no longer `seen`. */
+static void gate_wait(gate *g, unsigned seen, int crowded) {
+  const uint64_t start = isthmus_os_nanoseconds();
+  for (;;) {
+    for (int i = 0; i < SPINS_PER_LOOK; i++) {
+      if (atomic_load_explicit(&g->value, memory_order_acquire) != seen) return;
+      isthmus_os_pause();
+    }
+    const uint64_t waited = isthmus_os_nanoseconds() - start;
+    if (waited > SPIN_NS) break;
+    if (crowded || waited > SPIN_ALONE_NS) isthmus_os_yield();
+  }
+  gate_sleep(g, seen);
+}
+
+static int gate_make(gate *g) {
+  atomic_init(&g->value, 0);
+  atomic_init(&g->sleepers, 0);
+  return isthmus_os_bed_make(&g->bed);
+}
+
+void isthmus_barrier_meet(isthmus_barrier *barrier) {
+  /* Read before arriving: the phase cannot change until this thread has arrived. */
+  const unsigned phase = atomic_load_explicit(&barrier->phase.value, memory_order_relaxed);
+  if (atomic_fetch_add_explicit(&barrier->arrived, 1, memory_order_acq_rel) + 1 < barrier->threads) {
+    gate_wait(&barrier->phase, phase, barrier->crowded);
+    return;
+  }
+  /* The last one. Nobody arrives at the next barrier before the gate opens, so this store races with nothing. */
+  atomic_store_explicit(&barrier->arrived, 0, memory_order_relaxed);
+  gate_open(&barrier->phase);
+}
+
+static void *work(void *argument) {
+  const worker *self = argument;
+  isthmus_pool *pool = self->pool;
+  for (unsigned seen = 0;; seen++) {
+    gate_wait(&pool->work, seen, pool->barrier.crowded);
+    if (pool->stopping) return NULL;
+    pool->run(pool->frame, self->number);
+    isthmus_barrier_meet(&pool->barrier); /* keeps `seen` in step: no run begins before all left the last one */
+  }
+}
+
+isthmus_pool *isthmus_pool_new(int32_t threads) {
+  const size_t size = sizeof(isthmus_pool) + (size_t)(threads - 1) * sizeof(worker);
+  isthmus_pool *pool = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
+  if (!pool) return NULL;
+  memset(pool, 0, size);
+  pool->barrier.threads = threads;
+  pool->barrier.crowded = threads > isthmus_os_processors();
+  atomic_init(&pool->barrier.arrived, 0);
+  if (gate_make(&pool->barrier.phase) != 0) {
+    free(pool);
+    return NULL;
+  }
+  if (gate_make(&pool->work) != 0) {
+    isthmus_os_bed_free(&pool->barrier.phase.bed);
+    free(pool);
+    return NULL;
+  }
+  for (; pool->workers < threads - 1; pool->workers++) {
+    worker *next = &pool->worker[pool->workers];
+    *next = (worker){.pool = pool, .number = pool->workers + 1};
+    if (isthmus_os_start(&next->thread, work, next) != 0) {
+      isthmus_pool_free(pool);
+      return NULL;
+    }
+  }
+  return pool;
+}
+
+void isthmus_pool_free(isthmus_pool *pool) {
+  if (!pool) return;
+  pool->stopping = 1;
+  gate_open(&pool->work);
+  for (int32_t i = 0; i < pool->workers; i++) isthmus_os_join(pool->worker[i].thread);
+  isthmus_os_bed_free(&pool->work.bed);
+  isthmus_os_bed_free(&pool->barrier.phase.bed);
+  free(pool);
+}
+
+void isthmus_pool_run(isthmus_pool *pool, isthmus_frame *frame, void (*run)(const isthmus_frame *, int32_t)) {
+  frame->barrier = &pool->barrier;
+  pool->frame = frame;
+  pool->run = run;
+  gate_open(&pool->work);
+  run(frame, 0);
+  isthmus_barrier_meet(&pool->barrier);
+}
