@@ -41,6 +41,7 @@ typedef struct isthmus_frame {
   const int64_t *offsets;     /* what isthmus_entry.arrange wrote */
   int32_t threads;
   isthmus_barrier *barrier;   /* NULL with one thread */
+  int32_t *fault;             /* 0; a kernel that meets an index out of range stores its site number, 1.. */
 } isthmus_frame;
 
 typedef struct isthmus_entry {
@@ -59,6 +60,9 @@ typedef struct isthmus_entry {
   /* Called once by each of frame->threads threads at the same time. Every thread must pass the same
    * sequence of barriers. All outputs are complete when the last thread returns. */
   void (*run)(const isthmus_frame *frame, int32_t thread);
+  /* Where an index can be out of range: sites[n - 1] names the place of fault n. */
+  int32_t site_count;
+  const char *const *sites;
 } isthmus_entry;
 
 typedef struct isthmus_program {

@@ -215,14 +215,17 @@ static int arrange(isthmus_session *session, const isthmus_entry *entry, isthmus
   return ISTHMUS_NO_MEMORY;
 }
 
-static void execute(isthmus_session *session, const isthmus_entry *entry) {
+/* Returns 0, or the number of the site where an index was out of range. */
+static int32_t execute(isthmus_session *session, const isthmus_entry *entry) {
+  int32_t fault = 0;
   isthmus_frame frame = {.weights = session->model->weights,
                          .arena = session->arena,
                          .inputs = session->inputs,
                          .outputs = session->outputs,
                          .dims = session->dims,
                          .offsets = session->offsets,
-                         .threads = session->threads};
+                         .threads = session->threads,
+                         .fault = &fault};
 #if defined(ISTHMUS_POISON)
   /* For tests: 0xFFFFFFFF is a NaN, so whoever reads what this run has not written is found out. */
   if (session->arena) memset(session->arena, 0xFF, (size_t)session->capacity);
@@ -231,6 +234,7 @@ static void execute(isthmus_session *session, const isthmus_entry *entry) {
     isthmus_pool_run(session->pool, &frame, entry->run);
   else
     entry->run(&frame, 0);
+  return fault;
 }
 
 int isthmus_run(isthmus_session *session, int32_t entry, const isthmus_tensor *inputs, const isthmus_tensor *outputs,
@@ -244,7 +248,11 @@ int isthmus_run(isthmus_session *session, int32_t entry, const isthmus_tensor *i
   if (status == ISTHMUS_OK) {
     for (int32_t i = 0; i < what->input_count; i++) session->inputs[i] = inputs[i].data;
     for (int32_t i = 0; i < what->output_count; i++) session->outputs[i] = outputs[i].data;
-    execute(session, what);
+    const int32_t fault = execute(session, what);
+    if (fault > 0 && fault <= what->site_count) {
+      isthmus_report_add(&report, "an index is out of range in %s; the outputs are not valid", what->sites[fault - 1]);
+      status = ISTHMUS_BAD_INPUT;
+    }
   }
   atomic_flag_clear(&session->running);
   return status;
