@@ -1,0 +1,1 @@
+"""What measures a bundle: is it right (`verify`), and how fast is it (`bench`)."""
