@@ -8,7 +8,6 @@ the function comes out as a plain C symbol.
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,13 +16,13 @@ import tvm
 from tvm import tirx
 from tvm.target import codegen
 
+from isthmus.codegen.cache import load, store
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 
 # Part of the cache key: raise it when this file changes what it makes of the same TIR.
 FORMAT = 1
-DIGEST_BYTES = 32
 
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | None) -> dict[str, bytes]:
@@ -42,12 +41,12 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
 def _compile_cached(kernel: Kernel, target: Target, cache: Path | None) -> bytes:
     if cache is None:
         return _compile(kernel, target)
-    entry = cache / f"{_key(kernel, target)}.o"
-    stored = _read(entry)
+    key = _key(kernel, target)
+    stored = load(cache, key)
     if stored is not None:
         return stored
     compiled = _compile(kernel, target)
-    _write(entry, compiled)
+    store(cache, key, compiled)
     return compiled
 
 
@@ -57,13 +56,9 @@ def _key(kernel: Kernel, target: Target) -> str:
 
 
 def _compile(kernel: Kernel, target: Target) -> bytes:
-    tvm_target = tvm.target.Target(dict(target.tvm))
-    module = tvm.IRModule({kernel.symbol: kernel.func})
-    module = tirx.transform.BindTarget(tvm_target)(module)
-    module = tirx.transform.LowerIntrin()(module)
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         path = Path(scratch) / "kernel.o"
-        codegen.build_module(module, tvm_target).write_to_file(str(path))
+        _generate(kernel, target).write_to_file(str(path))
         compiled = path.read_bytes()
     if not compiled:
         raise CompilerBug(f"TVM wrote an empty object for {kernel.symbol}")
@@ -72,30 +67,10 @@ def _compile(kernel: Kernel, target: Target) -> bytes:
 
 def assembly(kernel: Kernel, target: Target) -> str:
     """The assembly text of a kernel, to read and to test."""
+    return str(_generate(kernel, target).inspect_source("asm"))
+
+
+def _generate(kernel: Kernel, target: Target) -> tvm.runtime.Module:
     tvm_target = tvm.target.Target(dict(target.tvm))
     module = tirx.transform.BindTarget(tvm_target)(tvm.IRModule({kernel.symbol: kernel.func}))
-    module = tirx.transform.LowerIntrin()(module)
-    return str(codegen.build_module(module, tvm_target).inspect_source("asm"))
-
-
-def _read(entry: Path) -> bytes | None:
-    """The object in a cache file (digest, then object), or None when there is none that is whole."""
-    try:
-        raw = entry.read_bytes()
-    except OSError:
-        return None
-    digest, stored = raw[:DIGEST_BYTES], raw[DIGEST_BYTES:]
-    return stored if stored and hashlib.sha256(stored).digest() == digest else None
-
-
-def _write(entry: Path, compiled: bytes) -> None:
-    """Write beside, then rename: another process sees the whole entry or none."""
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=entry.parent, prefix=".kernel-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.sha256(compiled).digest() + compiled)
-        os.replace(scratch, entry)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    return codegen.build_module(tirx.transform.LowerIntrin()(module), tvm_target)

@@ -21,6 +21,7 @@ What to know:
   broadcast. `a * b + c` becomes one FMA where the target has it. NaN and infinities are honoured.
 - An expression used twice is computed twice (and a chain of such uses grows exponentially): name it
   with `let`, which computes it once, there.
+- Comparisons are `< <= > >=`, `equal` and `is_nan`; all but the last are false for NaN.
 - Indices are int64 ELEMENTS. `/` does not divide integers: use `divide` and `remainder`, for values >= 0.
 - Loads and stores need only element alignment, so any NumPy array will do.
 - Python loops unroll; `k.loop` loops at run time. State that changes in a loop lives in a `Register`
@@ -229,6 +230,14 @@ class Builder:
         if lanes_of(condition) < lanes:
             condition = tirx.Broadcast(condition, lanes)
         return tirx.Select(condition, self.spread(then, lanes, dtype), self.spread(otherwise, lanes, dtype))
+
+    def equal(self, a: Expr, b: Value) -> Expr:
+        """`a == b`, lane by lane; false for NaN. (Python's own `==` on expressions does not make one.)"""
+        return tirx.EQ(a, self.constant(b, a) if isinstance(b, int | float) else b)
+
+    def is_nan(self, value: Expr) -> Expr:
+        """Whether a float is NaN. (TVM's `!=` is false for NaN, hence this form.)"""
+        return tirx.Not(tirx.EQ(value, value))
 
     def cast(self, value: Expr, dtype: str) -> Expr:
         """Convert the number; floats are truncated towards zero."""

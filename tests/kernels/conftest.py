@@ -1,0 +1,52 @@
+"""Kernels as Python functions, on every level of the instruction set that this machine can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isthmus.codegen.native import Call, load
+from isthmus.kernels.kernel import Kernel
+from isthmus.machine import Machine
+from isthmus.target import Target
+from isthmus.targets.x86_64 import TARGETS
+
+
+@pytest.fixture(scope="session", params=TARGETS, ids=lambda target: target.name)
+def target(request: pytest.FixtureRequest) -> Target:
+    """Every level that this machine can run."""
+    level: Target = request.param
+    missing = level.missing_on(Machine.here())
+    if missing:
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    return level
+
+
+@pytest.fixture(scope="session")
+def compiled(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kernel], Call]:
+    """The function behind a kernel of `target`; each symbol is compiled once."""
+    calls: dict[str, Call] = {}
+
+    def get(kernel: Kernel) -> Call:
+        if kernel.symbol not in calls:
+            calls.update(load([kernel], target, tmp_path_factory.mktemp(kernel.symbol)))
+        return calls[kernel.symbol]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def misaligned() -> Callable[[np.ndarray], np.ndarray]:
+    """Copies of float32 arrays that start 4 bytes past a 64-byte boundary."""
+
+    def copy(array: np.ndarray) -> np.ndarray:
+        room = np.empty(array.size + 32, np.float32)
+        start = (-room.ctypes.data // 4) % 16 + 1
+        moved = room[start : start + array.size].reshape(array.shape)
+        moved[...] = array
+        assert moved.ctypes.data % 64 == 4
+        return moved
+
+    return copy
