@@ -38,7 +38,10 @@ def load(cache: Path | None, key: str) -> bytes | None:
 
 
 def store(cache: Path | None, key: str, data: bytes) -> None:
-    """Keep `data` under `key`. Other processes see all of it or nothing; a folder that cannot be written is let be."""
+    """Keep `data` under `key`; other processes see all of it or nothing.
+
+    A folder that cannot be written costs time later, and is no error.
+    """
     if cache is None:
         return
     path = _path(cache, key)

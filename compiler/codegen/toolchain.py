@@ -33,10 +33,18 @@ _COMPILE = (
     "-Werror=int-conversion",
     "-I.",
 )
-_LINK = ("-shared", "-s", "-Wl,--build-id=none", "-Wl,-z,defs", "-Wl,--version-script=exports.map", "-pthread")
+_LINK = (
+    "-shared",
+    "-s",
+    "-pthread",
+    "-Wl,--build-id=none",
+    "-Wl,-z,defs",
+    "-Wl,--version-script=exports.map",
+)
 # Kernel objects come with default visibility; only the interface leaves the library.
 _EXPORTS = "{ global: isthmus_*; local: *; };\n"
 _STDERR_TAIL = 4000
+_KEPT = ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP")
 
 
 def link(
@@ -115,16 +123,22 @@ class _Zig:
         """One call of the compiler in the scratch folder; nothing is written outside it and the cache."""
         command = [*_compiler(), "cc", *self._target(), *arguments]
         done = subprocess.run(
-            command, cwd=self.folder, env=self._environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
         )
         if done.returncode != 0:
             said = done.stderr.decode(errors="replace")[-_STDERR_TAIL:]
-            raise CompilerBug(f"{version()} refused ({done.returncode}): zig cc {' '.join(arguments)}\n{said}")
+            call = " ".join(arguments)
+            raise CompilerBug(f"{version()} refused (status {done.returncode}): zig cc {call}\n{said}")
 
     def _environment(self) -> dict[str, str]:
         # Not the caller's: CPATH, CFLAGS and their like would change what comes out.
         shared = self.folder / "zig" if self.cache is None else self.cache / "zig"
-        kept = {name: os.environ[name] for name in ("PATH", "SYSTEMROOT", "TMPDIR", "TEMP") if name in os.environ}
+        kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         return {
             **kept,
             "ZIG_GLOBAL_CACHE_DIR": str(shared),
@@ -134,7 +148,7 @@ class _Zig:
 
 
 def _compiler() -> list[str]:
-    """The executable of the `ziglang` package; `python -m ziglang` would start it with a second interpreter."""
+    """The executable of the `ziglang` package; `python -m ziglang` would only start it through Python."""
     spec = util.find_spec("ziglang")
     if spec is None or spec.origin is None:
         raise CompilerBug("the package 'ziglang', on which isthmus depends, is not installed")
