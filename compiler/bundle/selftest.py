@@ -131,7 +131,8 @@ def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) ->
     want, have = expected.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         distance = np.where((want == have) | (np.isnan(want) & np.isnan(have)), 0.0, np.abs(want - have))
-        good = distance <= tolerance.absolute + tolerance.relative * np.abs(want)
+        # Equal is good even where the tolerance is not a number: 0 * inf.
+        good = (distance == 0) | (distance <= tolerance.absolute + tolerance.relative * np.abs(want))
     if good.all():
         return []
     worst = np.unravel_index(
