@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from isthmus.bundle import digest, manifest
 from isthmus.bundle.folder import Folder
 from isthmus.bundle.manifest import Chip, File, Manifest
 from isthmus.errors import BundleError, Code, Problem
 from isthmus.machine import Machine, processors
+
+T = TypeVar("T")
 
 _ATTEMPTS = 5
 _HASH_THREADS = 8  # more only compete for the memory
@@ -39,12 +42,16 @@ def open_bundle(path: Path, machine: Machine | None = None, verify: bool = True)
     `machine` is the one that is to run it (`Machine.here()`); None: only look, do not run. Without `verify`
     the digests of all files but the library are taken on trust. Raises `BundleError`.
     """
+    return with_folder(path, lambda folder: check(folder, machine, verify))
+
+
+def with_folder(path: Path, use: Callable[[Folder], T]) -> T:
+    """`use` of the bundle's folder, again from the start if another bundle is put in its place meanwhile."""
     for _ in range(_ATTEMPTS):
         with open_folder(path) as folder:
             try:
-                return check(folder, machine, verify)
+                return use(folder)
             except BundleError:
-                # Somebody may have put a new bundle here while the old one was being read.
                 if folder.is_current():
                     raise
     raise BundleError(Problem(Code.NOT_A_BUNDLE, "the bundle keeps being replaced", str(path)))

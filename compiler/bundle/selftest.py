@@ -122,9 +122,8 @@ def differences(case: Case, outputs: Mapping[str, Array]) -> list[str]:
 
 def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) -> list[str]:
     if expected.shape != got.shape or expected.dtype != got.dtype:
-        return [
-            f"output {name!r} is {got.dtype}{list(got.shape)}, expected {expected.dtype}{list(expected.shape)}"
-        ]
+        is_this, not_that = (f"{array.dtype}{list(array.shape)}" for array in (got, expected))
+        return [f"output {name!r} is {is_this}, expected {not_that}"]
     if expected.dtype.kind != "f":
         wrong = int(np.count_nonzero(expected != got))
         return [f"output {name!r}: {wrong} of {expected.size} elements differ"] if wrong else []
