@@ -1,1 +1,1 @@
-"""The intermediate representation: dims, types, weights, values, programs, text, verifier, evaluator, rewriter."""
+"""The intermediate representation: dims, types, values, programs, text, verifier, evaluator, rewriter."""

@@ -141,21 +141,31 @@ def floordiv(left: Dim, right: Dim) -> Dim:
 
 
 def divide_exactly(left: Dim, right: Dim) -> Dim | None:
-    """left / right if every term of `left` is divisible by the single term `right`, else None."""
+    """left / right as polynomials, or None when a remainder is left (or `right` is 0)."""
     if left == right:
         return 1
     divisor = _terms(right)
-    if len(divisor) != 1:
+    if not divisor:
         return None
+    # Terms are ordered by degree, then by name: an order that products keep, so leading terms divide.
     monomial, coefficient = divisor[0]
-    total: Counter[Monomial] = Counter()
-    for m, c in _terms(left):
+    quotient: Dim = 0
+    for _ in range(MAX_QUOTIENT_TERMS):
+        terms = _terms(left)
+        if not terms:
+            return quotient
+        m, c = terms[0]
         rest = Counter(m)
         rest.subtract(monomial)
         if c % coefficient or any(n < 0 for n in rest.values()):
             return None
-        total[tuple(sorted(rest.elements(), key=str))] += c // coefficient
-    return _from_terms(total)
+        term = _from_terms({tuple(sorted(rest.elements(), key=str)): c // coefficient})
+        quotient = quotient + term
+        left = left - term * right
+    return None
+
+
+MAX_QUOTIENT_TERMS = 64
 
 
 def mod(left: Dim, right: Dim) -> Dim:

@@ -79,7 +79,9 @@ class Op:
         if given.keys() != self.attrs.keys():
             raise TypeMismatch(f"{self.name} takes attributes {sorted(self.attrs)}, got {sorted(given)}")
         if not self.arity[0] <= len(args) <= self.arity[1]:
-            raise TypeMismatch(f"{self.name} takes {self.arity[0]} to {self.arity[1]} arguments, got {len(args)}")
+            raise TypeMismatch(
+                f"{self.name} takes {self.arity[0]} to {self.arity[1]} arguments, got {len(args)}"
+            )
         types = [a.type for a in args if a.type is not None]
         is_pattern = len(types) < len(args) or any(isinstance(a, Marker) for a in given.values())
         type_ = None if is_pattern else self.infer(*types, **given)

@@ -31,7 +31,7 @@ MAX_REWRITES_PER_NODE = 200
 
 
 @dataclass(frozen=True, slots=True)
-class scalar:  # noqa: N801 - reads as a word in patterns
+class scalar:
     """Restricts a hole to a constant whose elements all equal `value` (within `rtol`), or any one number."""
 
     value: float | None = None
@@ -45,7 +45,7 @@ class scalar:  # noqa: N801 - reads as a word in patterns
 
 
 @dataclass(frozen=True, slots=True)
-class weight:  # noqa: N801
+class weight:
     """Restricts a hole to a constant, of `rank` if given."""
 
     rank: int | None = None
@@ -65,7 +65,11 @@ def splat(value: Value) -> float | None:
     if handle is None or handle.type.encoding is not None or not value.t.is_static:
         return None
     size = value.t.size
-    if not isinstance(size, int) or not 0 < size <= 1 << 16 or not (value.dtype.is_float or value.dtype.is_integer):
+    if (
+        not isinstance(size, int)
+        or not 0 < size <= 1 << 16
+        or not (value.dtype.is_float or value.dtype.is_integer)
+    ):
         return None
     array = handle.read().reshape(-1)
     return float(array[0]) if bool((array == array[0]).all()) else None
@@ -167,7 +171,9 @@ class _Prepared:
     restrictions: Mapping[str, Restriction | None]
 
 
-def _match(pattern: Value, value: Value, bound: dict[str, Value | Attr], rule: _Prepared) -> Iterator[dict[str, Value | Attr]]:
+def _match(
+    pattern: Value, value: Value, bound: dict[str, Value | Attr], rule: _Prepared
+) -> Iterator[dict[str, Value | Attr]]:
     """Yield every way `value` fits `pattern`, extending `bound`. Commutative arguments are tried both ways."""
     if pattern.op is HOLE:
         name = pattern.attr("name")
@@ -205,7 +211,9 @@ def _match_all(
         yield from _match_all(patterns[1:], values[1:], found, rule)
 
 
-def _match_attrs(pattern: Value, value: Value, bound: dict[str, Value | Attr]) -> dict[str, Value | Attr] | None:
+def _match_attrs(
+    pattern: Value, value: Value, bound: dict[str, Value | Attr]
+) -> dict[str, Value | Attr] | None:
     for (name, wanted), (_, got) in zip(pattern.attrs, value.attrs, strict=True):
         if isinstance(wanted, Marker):
             if not wanted.name:
@@ -229,9 +237,9 @@ def rewrite(graph: Graph, rules: Sequence[Rule], watch: Watch = _ignore) -> Grap
     prepared: dict[str, list[_Prepared]] = {}
     for rule in rules:
         pattern = rule.pattern()
-        prepared.setdefault(pattern.op.name if pattern.op is not NAMED else pattern.args[0].op.name, []).append(
-            _Prepared(rule, pattern, rule.restrictions())
-        )
+        prepared.setdefault(
+            pattern.op.name if pattern.op is not NAMED else pattern.args[0].op.name, []
+        ).append(_Prepared(rule, pattern, rule.restrictions()))
     sweep = _Sweep(prepared, use_counts(graph), watch)
     for node in graph.nodes():
         sweep.visit(node)
@@ -239,7 +247,9 @@ def rewrite(graph: Graph, rules: Sequence[Rule], watch: Watch = _ignore) -> Grap
 
 
 class _Sweep:
-    def __init__(self, rules: Mapping[str, Sequence[_Prepared]], uses: dict[Value, int], watch: Watch) -> None:
+    def __init__(
+        self, rules: Mapping[str, Sequence[_Prepared]], uses: dict[Value, int], watch: Watch
+    ) -> None:
         self.rules = rules
         self.uses = uses
         self.watch = watch
@@ -261,7 +271,9 @@ class _Sweep:
                 return node
             self.uses[new] = self.uses.get(node, 1)
             node = self._settle_made(new)
-        raise CompilerBug(f"rules undo each other at {node.op.name} ({node.loc}): {[p.rule.name for p in self.rules[node.op.name]]}")
+        raise CompilerBug(
+            f"rules undo each other at {node.op.name} ({node.loc}): {[p.rule.name for p in self.rules[node.op.name]]}"
+        )
 
     def _settle_made(self, node: Value) -> Value:
         """Arguments that a rule has just made are new values too: visit those not yet seen."""
@@ -286,7 +298,9 @@ class _Sweep:
                 continue
             made = prepared.rule.replacement(match)
             if made.type != node.type:
-                raise CompilerBug(f"{prepared.rule.name} changed the type at {node.loc}: {node.type} became {made.type}")
+                raise CompilerBug(
+                    f"{prepared.rule.name} changed the type at {node.loc}: {node.type} became {made.type}"
+                )
             self.watch(Event(prepared.rule.name, node))
             return made if made.loc or made.is_leaf or made in self.uses else replace(made, loc=node.loc)
         return None

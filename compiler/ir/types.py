@@ -140,7 +140,7 @@ class Panels:
 
 @dataclass(frozen=True, slots=True)
 class Padded:
-    """A vector [N] padded with zeros to a multiple of `multiple` elements, so that kernels may read whole panels."""
+    """A vector [N] padded with zeros to a multiple of `multiple`, so that kernels may read whole panels."""
 
     multiple: int
 

@@ -3,10 +3,13 @@
 Numerics, written down once:
 - Sums and means of f32 are accumulated in at least f32, in any order; the evaluator uses f64.
 - Softmax and normalisation subtract the maximum or the mean first; two passes, never E[x^2] - E[x]^2.
-- Rounding is to nearest even. NaN and infinities propagate as in NumPy; min and max return NaN if either is.
-- Integer arithmetic wraps; integer division truncates towards zero; casting a float out of range is undefined.
+- Rounding is to nearest even. NaN and infinities propagate as in NumPy; min and max return NaN if
+  either is.
+- Integer arithmetic wraps; integer division truncates towards zero; casting a float out of range is
+  undefined.
 - f16 and bf16 arithmetic is done in f32 and rounded once per op.
-- A kernel is right when it agrees with `Op.reference` within `Op.tolerance`, relative to the largest magnitude.
+- A kernel is right when it agrees with `Op.reference` within `Op.tolerance`, relative to the largest
+  magnitude.
 """
 
 from __future__ import annotations

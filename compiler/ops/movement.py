@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from isthmus.ir.dims import Dim, Shape, product
@@ -13,6 +15,7 @@ MOVEMENT = frozenset({Trait.MOVEMENT})
 
 
 def _reshape_infer(x: TensorType, *, shape: Shape) -> TensorType:
+    rules.check_shape(shape)
     if product(shape) != x.size:
         raise TypeMismatch(f"cannot reshape {x} to [{','.join(map(str, shape))}]: the element counts differ")
     return x.with_shape(shape)
@@ -35,10 +38,13 @@ def _transpose_reference(x: Array, *, perm: tuple[int, ...]) -> Array:
     return x.transpose(perm)
 
 
-transpose = Op("transpose", _transpose_infer, _transpose_reference, (1, 1), {"perm": Kind.INTS}, traits=MOVEMENT)
+transpose = Op(
+    "transpose", _transpose_infer, _transpose_reference, (1, 1), {"perm": Kind.INTS}, traits=MOVEMENT
+)
 
 
 def _broadcast_infer(x: TensorType, *, shape: Shape) -> TensorType:
+    rules.check_shape(shape)
     if rules.broadcast_shapes(x.shape, shape) != shape:
         raise TypeMismatch(f"{x} does not broadcast to [{','.join(map(str, shape))}]")
     return x.with_shape(shape)
@@ -48,7 +54,9 @@ def _broadcast_reference(x: Array, *, shape: tuple[int, ...]) -> Array:
     return np.broadcast_to(x, shape)
 
 
-broadcast = Op("broadcast", _broadcast_infer, _broadcast_reference, (1, 1), {"shape": Kind.DIMS}, traits=MOVEMENT)
+broadcast = Op(
+    "broadcast", _broadcast_infer, _broadcast_reference, (1, 1), {"shape": Kind.DIMS}, traits=MOVEMENT
+)
 
 
 def _slice_infer(x: TensorType, *, starts: Shape, sizes: Shape, steps: tuple[int, ...]) -> TensorType:
@@ -56,6 +64,14 @@ def _slice_infer(x: TensorType, *, starts: Shape, sizes: Shape, steps: tuple[int
         raise TypeMismatch(f"slice of {x} needs one start, size and step for each axis")
     if 0 in steps:
         raise TypeMismatch("a step may not be 0")
+    rules.check_shape(sizes)
+    for axis, (start, size, step) in enumerate(zip(starts, sizes, steps, strict=True)):
+        length = x.shape[axis]
+        if not (isinstance(start, int) and isinstance(size, int) and isinstance(length, int)) or size == 0:
+            continue
+        last = start + (size - 1) * step
+        if not (0 <= start < length and 0 <= last < length):
+            raise TypeMismatch(f"slice takes {start}..{last} of axis {axis} of {x}")
     return x.with_shape(sizes)
 
 
@@ -74,7 +90,7 @@ slice_ = Op(
     (1, 1),
     {"starts": Kind.DIMS, "sizes": Kind.DIMS, "steps": Kind.INTS},
     traits=MOVEMENT,
-    doc="Element i along an axis is element start + i * step of the argument. Starts lie inside; steps may be negative.",
+    doc="Element i along an axis is element start + i * step of the argument; all of them lie inside.",
 )
 
 
@@ -102,6 +118,7 @@ concat = Op("concat", _concat_infer, _concat_reference, (1, MANY), {"axis": Kind
 def _pad_infer(x: TensorType, *, before: Shape, after: Shape, value: float) -> TensorType:
     if not len(before) == len(after) == x.rank:
         raise TypeMismatch(f"pad of {x} needs two amounts for each axis")
+    rules.check_shape((*before, *after))
     return x.with_shape(tuple(b + d + a for b, d, a in zip(before, x.shape, after, strict=True)))
 
 
@@ -122,7 +139,20 @@ pad = Op(
 
 
 def _full_infer(*, shape: Shape, value: float, dtype: DType) -> TensorType:
+    rules.check_shape(shape)
+    if not dtype.is_float and not _fits(value, dtype):
+        raise TypeMismatch(f"{value} is not a value of {dtype}")
     return TensorType(dtype, shape)
+
+
+def _fits(value: float, dtype: DType) -> bool:
+    """Whether an integer or bool can hold `value`."""
+    if not math.isfinite(value) or value != int(value):
+        return False
+    if dtype is DType.BOOL:
+        return value in (0, 1)
+    limits = np.iinfo(dtype.numpy.name)
+    return int(limits.min) <= int(value) <= int(limits.max)
 
 
 def _full_reference(*, shape: tuple[int, ...], value: float, dtype: DType) -> Array:
@@ -142,6 +172,9 @@ full = Op(
 
 def _iota_infer(*, shape: Shape, axis: int, dtype: DType) -> TensorType:
     rules.check_axis(axis, len(shape))
+    rules.check_shape(shape)
+    if dtype is DType.BOOL:
+        raise TypeMismatch("iota makes numbers")
     return TensorType(dtype, shape)
 
 
@@ -164,6 +197,8 @@ iota = Op(
 def _dim_value_infer(*, dim: Shape, dtype: DType) -> TensorType:
     if len(dim) != 1:
         raise TypeMismatch("dim_value takes one dim")
+    if dtype is DType.BOOL:
+        raise TypeMismatch("dim_value makes a number")
     return TensorType(dtype, ())
 
 
@@ -190,7 +225,7 @@ def _gather_infer(x: TensorType, indices: TensorType, *, axis: int) -> TensorTyp
 
 
 def _gather_reference(x: Array, indices: Array, *, axis: int) -> Array:
-    return np.take(x, indices, axis)
+    return np.asarray(np.take(x, indices.astype(np.int64), axis))
 
 
 gather = Op(
@@ -199,7 +234,10 @@ gather = Op(
     _gather_reference,
     (2, 2),
     {"axis": Kind.INT},
-    doc="Rows of the first argument picked by the second; negative indices count from the end; out of range is an error.",
+    doc=(
+        "Rows of the first argument picked by the second; negative indices count from the end; out of range "
+        "is an error."
+    ),
 )
 
 
@@ -207,13 +245,17 @@ def _gather_elements_infer(x: TensorType, indices: TensorType, *, axis: int) -> 
     rules.check_axis(axis, x.rank)
     if x.rank != indices.rank or not indices.dtype.is_integer:
         raise TypeMismatch(f"gather_elements of {x} by {indices}")
+    for i, (have, want) in enumerate(zip(x.shape, indices.shape, strict=True)):
+        if i != axis and isinstance(have, int) and isinstance(want, int) and want > have:
+            raise TypeMismatch(f"gather_elements of {x} by {indices}: axis {i} of the indices is longer")
     return x.with_shape(indices.shape)
 
 
 def _gather_elements_reference(x: Array, indices: Array, *, axis: int) -> Array:
     # Other axes of x may be longer than those of the indices.
     cut = tuple(slice(None) if i == axis else slice(n) for i, n in enumerate(indices.shape))
-    return np.take_along_axis(x[cut], np.where(indices < 0, indices + x.shape[axis], indices), axis)
+    wide = indices.astype(np.int64)  # the length of the axis may not fit the type of the indices
+    return np.asarray(np.take_along_axis(x[cut], np.where(wide < 0, wide + x.shape[axis], wide), axis))
 
 
 gather_elements = Op(
@@ -223,19 +265,25 @@ gather_elements = Op(
 
 def _gather_nd_infer(x: TensorType, indices: TensorType, *, batch_dims: int) -> TensorType:
     depth = indices.shape[-1] if indices.rank else None
-    if not isinstance(depth, int) or not indices.dtype.is_integer or batch_dims + depth > x.rank:
+    if not isinstance(depth, int) or depth < 1 or not indices.dtype.is_integer:
         raise TypeMismatch(f"gather_nd of {x} by {indices}")
+    if not 0 <= batch_dims < indices.rank or batch_dims + depth > x.rank:
+        raise TypeMismatch(f"gather_nd of {x} by {indices}")
+    if x.shape[:batch_dims] != indices.shape[:batch_dims]:
+        raise TypeMismatch(f"gather_nd of {x} by {indices}: the first {batch_dims} axes differ")
     return x.with_shape((*indices.shape[:-1], *x.shape[batch_dims + depth :]))
 
 
 def _gather_nd_reference(x: Array, indices: Array, *, batch_dims: int) -> Array:
     grid = np.ogrid[tuple(slice(n) for n in indices.shape[:batch_dims])] if batch_dims else ()
     lead = tuple(g.reshape(g.shape + (1,) * (indices.ndim - 1 - batch_dims)) for g in grid)
-    return np.asarray(x[(*lead, *(indices[..., i] for i in range(indices.shape[-1])))])
+    wide = indices.astype(np.int64)
+    return np.asarray(x[(*lead, *(wide[..., i] for i in range(indices.shape[-1])))])
 
 
 gather_nd = Op("gather_nd", _gather_nd_infer, _gather_nd_reference, (2, 2), {"batch_dims": Kind.INT})
 
 ALL = (
-    reshape, transpose, broadcast, slice_, concat, pad, full, iota, dim_value, gather, gather_elements, gather_nd,
+    reshape, transpose, broadcast, slice_, concat, pad, full, iota, dim_value, gather, gather_elements,
+    gather_nd,
 )  # fmt: skip

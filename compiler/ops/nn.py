@@ -6,7 +6,7 @@ import numpy as np
 
 from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Kind, Op, TypeMismatch
-from isthmus.ir.types import Array, TensorType
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops import pointwise, rules
 
 # What a linear may apply to its result while it is still in registers.
@@ -24,28 +24,39 @@ ACTIVATIONS = {
 
 
 def _matmul_infer(a: TensorType, b: TensorType) -> TensorType:
-    rules.same_dtype(a, b)
+    if rules.same_dtype(a, b) is DType.BOOL:
+        raise TypeMismatch("matmul takes numbers")
     if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
         raise TypeMismatch(f"cannot multiply {a} by {b}")
     batch = rules.broadcast_shapes(a.shape[:-2], b.shape[:-2])
     return a.with_shape((*batch, a.shape[-2], b.shape[-1]))
 
 
-def _matmul_reference(a: Array, b: Array) -> Array:
-    return np.matmul(a, b)
+def matmul_reference(a: Array, b: Array) -> Array:
+    """a @ b, accumulated in f64; integers wrap."""
+    if a.dtype.kind in "iu":
+        return np.asarray(np.matmul(a, b))
+    return np.asarray(np.matmul(a.astype(np.float64), b.astype(np.float64)))
 
 
 matmul = Op(
-    "matmul", _matmul_infer, _matmul_reference, (2, 2), doc="Matrices in the last two axes, the rest broadcast."
+    "matmul",
+    _matmul_infer,
+    matmul_reference,
+    (2, 2),
+    doc="Matrices in the last two axes, the rest broadcast.",
 )
 
 
-def _linear_infer(x: TensorType, w: TensorType, bias: TensorType, *rest: TensorType, activation: str) -> TensorType:
+def _linear_infer(
+    x: TensorType, w: TensorType, bias: TensorType, *rest: TensorType, activation: str
+) -> TensorType:
     if w.rank != 2 or x.rank < 1 or x.shape[-1] != w.shape[0] or bias.shape != (w.shape[1],):
         raise TypeMismatch(f"linear of {x} by {w} with bias {bias}")
     if activation != "none" and activation not in ACTIVATIONS:
         raise TypeMismatch(f"no activation {activation!r}; known: none, {', '.join(ACTIVATIONS)}")
-    rules.same_dtype(x, w, bias, *rest)
+    if not rules.same_dtype(x, w, bias, *rest).is_float:
+        raise TypeMismatch(f"linear takes floating-point elements, got {x}")
     result = x.with_shape((*x.shape[:-1], w.shape[1]))
     if rest and rest[0].shape != result.shape:
         raise TypeMismatch(f"the residual must be {result}, got {rest[0]}")
@@ -53,10 +64,10 @@ def _linear_infer(x: TensorType, w: TensorType, bias: TensorType, *rest: TensorT
 
 
 def _linear_reference(x: Array, w: Array, bias: Array, *rest: Array, activation: str) -> Array:
-    total = np.matmul(x.reshape(-1, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[1]) + bias
+    total = matmul_reference(x, w) + bias
     if rest:
         total = total + rest[0]
-    return total if activation == "none" else ACTIVATIONS[activation].reference(total)
+    return np.asarray(total) if activation == "none" else ACTIVATIONS[activation].reference(total)
 
 
 linear = Op(
@@ -110,14 +121,18 @@ layer_norm = Op(
     _layer_norm_reference,
     (3, 4),
     {"epsilon": Kind.FLOAT},
-    doc="(v - mean v) / sqrt(var v + epsilon) * scale + bias over the last axis, v = x [+ residual]  (Ba et al. 2016).",
+    doc=(
+        "(v - mean v) / sqrt(var v + epsilon) * scale + bias over the last axis, v = x [+ residual]  "
+        "(Ba et al. 2016)."
+    ),
 )
 
 
 def _attention_infer(
     q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, scale: float, safe: bool
 ) -> TensorType:
-    rules.same_dtype(q, k, v)
+    if not rules.same_dtype(q, k, v, *mask).is_float:
+        raise TypeMismatch(f"attention takes floating-point elements, got {q}")
     if not q.rank == k.rank == v.rank == 4:
         raise TypeMismatch(f"attention takes [batch, heads, length, width], got {q}, {k}, {v}")
     fits = q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2] and k.shape[:2] == v.shape[:2]
@@ -130,19 +145,23 @@ def _attention_infer(
 
 
 def _divides(part: Dim, whole: Dim) -> bool:
-    return part == whole or (isinstance(part, int) and isinstance(whole, int) and part > 0 and whole % part == 0)
+    return part == whole or (
+        isinstance(part, int) and isinstance(whole, int) and part > 0 and whole % part == 0
+    )
 
 
 def _attention_reference(q: Array, k: Array, v: Array, *mask: Array, scale: float, safe: bool) -> Array:
     group = q.shape[1] // k.shape[1] if k.shape[1] else 1
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
-    scores = np.matmul(q, k.swapaxes(2, 3)) * np.asarray(scale, q.dtype)
+    # Scores are rounded to the element type at each step, as when scaling and masking were ops of their own:
+    # a mask of -10000 leaves few digits to a score, and that must show.
+    scores = matmul_reference(q, k.swapaxes(2, 3)).astype(q.dtype) * np.asarray(scale, q.dtype)
     if mask:
         scores = scores + mask[0]
     weights = softmax_reference(scores)
     if safe:
         weights = np.where(np.isnan(weights), 0, weights)
-    return np.matmul(weights.astype(q.dtype), v)
+    return matmul_reference(weights.astype(q.dtype), v)
 
 
 attention = Op(
@@ -153,8 +172,9 @@ attention = Op(
     {"scale": Kind.FLOAT, "safe": Kind.BOOL},
     {"safe": False},
     doc=(
-        "softmax(q k^T * scale [+ mask]) v over [batch, heads, length, width]; k and v may have fewer heads, each "
-        "shared by a group. safe: a row that is masked out entirely gives zeros, not NaN  (Vaswani et al. 2017)."
+        "softmax(q k^T * scale [+ mask]) v over [batch, heads, length, width]; k and v may have fewer heads, "
+        "each shared by a group. safe: a row that is masked out entirely gives zeros, not NaN  "
+        "(Vaswani et al. 2017)."
     ),
 )
 

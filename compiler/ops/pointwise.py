@@ -21,7 +21,11 @@ def _unary(name: str, reference: Callable[..., Array], infer: Infer = rules.floa
 
 
 def _binary(
-    name: str, reference: Callable[..., Array], infer: Infer = rules.pointwise, commutes: bool = False, doc: str = ""
+    name: str,
+    reference: Callable[..., Array],
+    infer: Infer = rules.numeric,
+    commutes: bool = False,
+    doc: str = "",
 ) -> Op:
     return Op(name, infer, reference, (2, 2), traits=COMMUTATIVE if commutes else POINTWISE, doc=doc)
 
@@ -56,26 +60,35 @@ def silu_reference(x: Array) -> Array:
 
 
 def div_reference(a: Array, b: Array) -> Array:
-    """Floating division, or integer division that truncates towards zero as ONNX has it; x / 0 is 0 for integers."""
+    """Floating division, or integer division towards zero as ONNX has it; x / 0 is 0 for integers."""
     if a.dtype.kind not in "iu":
         return np.asarray(a / b)
-    safe = np.where(b == 0, 1, b)
-    quotient = np.abs(a) // np.abs(safe)
-    return np.where(b == 0, 0, np.where((a < 0) != (b < 0), -quotient, quotient)).astype(a.dtype)
+    safe = np.where(b == 0, np.ones_like(b), b)
+    floored = a // safe
+    # Not by way of absolute values: the lowest integer has none.
+    inexact = floored * safe != a
+    quotient = floored + (inexact & ((a < 0) != (b < 0)))
+    return np.where(b == 0, np.zeros_like(a), quotient).astype(a.dtype)
 
 
 def mod_reference(a: Array, b: Array) -> Array:
     """Remainder with the sign of the divisor (ONNX Mod, fmod=0)."""
-    return np.mod(a, np.where(b == 0, 1, b)) if a.dtype.kind in "iu" else np.mod(a, b)
+    return np.asarray(np.mod(a, np.where(b == 0, np.ones_like(b), b) if a.dtype.kind in "iu" else b))
 
 
 def pow_reference(a: Array, b: Array) -> Array:
-    return np.power(a.astype(np.float64), b.astype(np.float64)).astype(a.dtype)
+    """a to the power b, in f64; exact and wrapping for integers, where 1 / a^n is rounded towards zero."""
+    if a.dtype.kind not in "iu":
+        return np.power(a.astype(np.float64), b.astype(np.float64))
+    whole = np.power(a, np.maximum(b, np.zeros_like(b)))
+    # Only 1 and -1 have reciprocals.
+    unit = np.where(np.abs(a) == 1, np.where(b % 2 == 0, np.ones_like(a), a), np.zeros_like(a))
+    return np.where(b < 0, unit, whole).astype(a.dtype)
 
 
-neg = _unary("neg", np.negative, rules.pointwise)
-absolute = _unary("abs", np.abs, rules.pointwise)
-sign = _unary("sign", np.sign, rules.pointwise)
+neg = _unary("neg", np.negative, rules.numeric)
+absolute = _unary("abs", np.abs, rules.numeric)
+sign = _unary("sign", np.sign, rules.numeric)
 exp = _unary("exp", np.exp)
 log = _unary("log", np.log)
 sqrt = _unary("sqrt", np.sqrt)
@@ -88,7 +101,7 @@ round_even = _unary("round", np.rint, doc="Halves go to the even neighbour.")
 erf = _unary("erf", erf_reference)
 tanh = _unary("tanh", np.tanh)
 sigmoid = _unary("sigmoid", sigmoid_reference)
-relu = _unary("relu", lambda x: np.maximum(x, 0), rules.pointwise, doc="NaN stays NaN.")
+relu = _unary("relu", lambda x: np.maximum(x, 0), rules.numeric, doc="NaN stays NaN.")
 gelu = _unary("gelu", gelu_reference, doc="x * (1 + erf(x / sqrt 2)) / 2.")
 gelu_tanh = _unary("gelu_tanh", gelu_tanh_reference, doc="GELU by its tanh approximation.")
 silu = _unary("silu", silu_reference, doc="x * sigmoid(x).")
@@ -101,8 +114,8 @@ sub = _binary("sub", np.subtract)
 mul = _binary("mul", np.multiply, commutes=True)
 div = _binary("div", div_reference)
 pow_ = _binary("pow", pow_reference)
-minimum = _binary("min", np.minimum, commutes=True, doc="NaN wins.")
-maximum = _binary("max", np.maximum, commutes=True, doc="NaN wins.")
+minimum = _binary("min", np.minimum, rules.pointwise, commutes=True, doc="NaN wins.")
+maximum = _binary("max", np.maximum, rules.pointwise, commutes=True, doc="NaN wins.")
 mod = _binary("mod", mod_reference, doc="Remainder with the sign of the divisor.")
 equal = _binary("equal", np.equal, rules.comparison, commutes=True)
 less = _binary("less", np.less, rules.comparison)
@@ -131,10 +144,12 @@ def _where_infer(condition: TensorType, a: TensorType, b: TensorType) -> TensorT
     return TensorType(rules.same_dtype(a, b), rules.broadcast_shapes(condition.shape, a.shape, b.shape))
 
 
-where = Op("where", _where_infer, np.where, (3, 3), traits=POINTWISE, doc="a where the condition holds, else b.")
+where = Op(
+    "where", _where_infer, np.where, (3, 3), traits=POINTWISE, doc="a where the condition holds, else b."
+)
 
 ALL = (
-    neg, absolute, sign, exp, log, sqrt, reciprocal, sin, cos, floor, ceil, round_even, erf, tanh, sigmoid, relu,
-    gelu, gelu_tanh, silu, is_nan, is_inf, logical_not, add, sub, mul, div, pow_, minimum, maximum, mod, equal, less,
-    less_equal, greater, greater_equal, logical_and, logical_or, logical_xor, cast, where,
+    neg, absolute, sign, exp, log, sqrt, reciprocal, sin, cos, floor, ceil, round_even, erf, tanh, sigmoid,
+    relu, gelu, gelu_tanh, silu, is_nan, is_inf, logical_not, add, sub, mul, div, pow_, minimum, maximum, mod,
+    equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor, cast, where,
 )  # fmt: skip

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 
 from isthmus.ir.graph import Kind, Op, Trait, TypeMismatch
@@ -12,53 +15,72 @@ REDUCTION = frozenset({Trait.REDUCTION})
 AXES = {"axes": Kind.INTS}
 
 
+def _is_float(dtype: np.dtype[np.generic]) -> bool:
+    # NumPy counts bf16 among the void types.
+    return dtype.kind not in "iub"
+
+
+def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    """What sums are accumulated in: f64, or the integer type itself, which wraps."""
+    return np.dtype(np.float64) if _is_float(dtype) else dtype
+
+
 def _sum_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    wide = np.float64 if x.dtype.kind not in "iub" else x.dtype
-    return np.sum(x, axes, dtype=wide, keepdims=True)
+    return np.asarray(np.sum(x, axes, dtype=_wide(x.dtype), keepdims=True))
 
 
 def _mean_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.mean(x, axes, dtype=np.float64, keepdims=True)
+    count = math.prod(x.shape[axis] for axis in axes)
+    return np.asarray(np.sum(x, axes, dtype=np.float64, keepdims=True) / count)
 
 
 def _prod_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.prod(x, axes, dtype=x.dtype, keepdims=True)
+    return np.asarray(np.prod(x, axes, dtype=_wide(x.dtype), keepdims=True))
 
 
 def _max_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.max(x, axes, keepdims=True, initial=_lowest(x.dtype))
+    return np.asarray(np.max(x, axes, keepdims=True, initial=_lowest(x.dtype)))
 
 
 def _min_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.min(x, axes, keepdims=True, initial=_highest(x.dtype))
+    return np.asarray(np.min(x, axes, keepdims=True, initial=_highest(x.dtype)))
 
 
-def _lowest(dtype: np.dtype[np.generic]) -> object:
-    return -np.inf if dtype.kind not in "iub" else (False if dtype.kind == "b" else np.iinfo(dtype).min)  # type: ignore[type-var]
+def _lowest(dtype: np.dtype[Any]) -> float:
+    if _is_float(dtype):
+        return -math.inf
+    return False if dtype.kind == "b" else int(np.iinfo(dtype).min)
 
 
-def _highest(dtype: np.dtype[np.generic]) -> object:
-    return np.inf if dtype.kind not in "iub" else (True if dtype.kind == "b" else np.iinfo(dtype).max)  # type: ignore[type-var]
+def _highest(dtype: np.dtype[Any]) -> float:
+    if _is_float(dtype):
+        return math.inf
+    return True if dtype.kind == "b" else int(np.iinfo(dtype).max)
 
 
-reduce_sum = Op("reduce_sum", rules.reduction, _sum_reference, (1, 1), AXES, traits=REDUCTION)
-reduce_mean = Op("reduce_mean", rules.reduction, _mean_reference, (1, 1), AXES, traits=REDUCTION)
+reduce_sum = Op("reduce_sum", rules.numeric_reduction, _sum_reference, (1, 1), AXES, traits=REDUCTION)
+reduce_mean = Op("reduce_mean", rules.numeric_reduction, _mean_reference, (1, 1), AXES, traits=REDUCTION)
 reduce_max = Op("reduce_max", rules.reduction, _max_reference, (1, 1), AXES, traits=REDUCTION)
 reduce_min = Op("reduce_min", rules.reduction, _min_reference, (1, 1), AXES, traits=REDUCTION)
-reduce_prod = Op("reduce_prod", rules.reduction, _prod_reference, (1, 1), AXES, traits=REDUCTION)
+reduce_prod = Op("reduce_prod", rules.numeric_reduction, _prod_reference, (1, 1), AXES, traits=REDUCTION)
 
 
 def _cumsum_infer(x: TensorType, *, axis: int, exclusive: bool, reverse: bool) -> TensorType:
     rules.check_axis(axis, x.rank)
     if x.dtype is DType.BOOL:
         raise TypeMismatch("cumsum takes numbers")
-    return x
+    return x.with_shape(x.shape)
 
 
 def _cumsum_reference(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
     x = np.flip(x, axis) if reverse else x
-    total = np.cumsum(x, axis, dtype=x.dtype)
-    total = total - x if exclusive else total
+    total = np.cumsum(x, axis, dtype=_wide(x.dtype))
+    if exclusive:
+        # Shifted rather than total - x, which infinities would turn into NaN.
+        first = [slice(None)] * x.ndim
+        first[axis] = slice(0, -1)
+        widths = [(1, 0) if i == axis else (0, 0) for i in range(x.ndim)]
+        total = np.pad(total[tuple(first)], widths) if x.shape[axis] else total
     return np.flip(total, axis) if reverse else total
 
 
@@ -78,14 +100,14 @@ def _arg_infer(x: TensorType, *, axis: int, last: bool) -> TensorType:
 
 def _argmax_reference(x: Array, *, axis: int, last: bool) -> Array:
     if not last:
-        return np.argmax(x, axis, keepdims=True)
-    return x.shape[axis] - 1 - np.argmax(np.flip(x, axis), axis, keepdims=True)
+        return np.asarray(np.argmax(x, axis, keepdims=True))
+    return np.asarray(x.shape[axis] - 1 - np.argmax(np.flip(x, axis), axis, keepdims=True))
 
 
 def _argmin_reference(x: Array, *, axis: int, last: bool) -> Array:
     if not last:
-        return np.argmin(x, axis, keepdims=True)
-    return x.shape[axis] - 1 - np.argmin(np.flip(x, axis), axis, keepdims=True)
+        return np.asarray(np.argmin(x, axis, keepdims=True))
+    return np.asarray(x.shape[axis] - 1 - np.argmin(np.flip(x, axis), axis, keepdims=True))
 
 
 _ARG = {"axis": Kind.INT, "last": Kind.BOOL}

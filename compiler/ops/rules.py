@@ -21,7 +21,8 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
         wide = [d for d in dims if d != 1]
         if any(d != wide[0] for d in wide):
             shown = " and ".join(f"[{','.join(map(str, s))}]" for s in shapes)
-            raise TypeMismatch(f"shapes {shown} do not broadcast: {' and '.join(map(str, dict.fromkeys(wide)))} differ")
+            differing = " and ".join(map(str, dict.fromkeys(wide)))
+            raise TypeMismatch(f"shapes {shown} do not broadcast: {differing} differ")
         result.append(wide[0] if wide else 1)
     return tuple(result)
 
@@ -35,6 +36,13 @@ def same_dtype(*types: TensorType) -> DType:
 def pointwise(*types: TensorType, **_: object) -> TensorType:
     """Same element type in and out, shapes broadcast."""
     return TensorType(same_dtype(*types), broadcast_shapes(*(t.shape for t in types)))
+
+
+def numeric(*types: TensorType, **_: object) -> TensorType:
+    """Pointwise on numbers, that is anything but bool."""
+    if any(t.dtype is DType.BOOL for t in types):
+        raise TypeMismatch(f"expected numbers, got {', '.join(map(str, types))}")
+    return pointwise(*types)
 
 
 def floating(*types: TensorType, **_: object) -> TensorType:
@@ -58,6 +66,8 @@ def logical(*types: TensorType, **_: object) -> TensorType:
 
 def check_axis(axis: int, rank: int) -> None:
     """Axes inside the IR count from the front."""
+    if rank == 0:
+        raise TypeMismatch("a scalar has no axes")
     if not 0 <= axis < rank:
         raise TypeMismatch(f"axis {axis} is not in 0..{rank - 1}")
 
@@ -69,6 +79,19 @@ def reduction(x: TensorType, *, axes: tuple[int, ...], **_: object) -> TensorTyp
     if list(axes) != sorted(set(axes)):
         raise TypeMismatch(f"axes {axes} must be sorted and distinct")
     return x.with_shape(tuple(1 if i in axes else d for i, d in enumerate(x.shape)))
+
+
+def numeric_reduction(x: TensorType, *, axes: tuple[int, ...], **_: object) -> TensorType:
+    """A reduction that computes, so not of bool."""
+    if x.dtype is DType.BOOL:
+        raise TypeMismatch(f"expected numbers, got {x}")
+    return reduction(x, axes=axes)
+
+
+def check_shape(shape: Shape) -> None:
+    """Sizes given as attributes are not negative."""
+    if any(isinstance(d, int) and d < 0 for d in shape):
+        raise TypeMismatch(f"the shape [{','.join(map(str, shape))}] has a negative size")
 
 
 def with_dtype(infer: Infer, dtype: DType) -> Infer:
