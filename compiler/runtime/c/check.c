@@ -48,7 +48,7 @@ void isthmus_report_add(isthmus_report *report, const char *format, ...) {
   char *end = report->text + report->used;
   size_t room = report->size - report->used;
   int written = snprintf(end, room, "%s", separator);
-  if (written > 0 && (size_t)written < room) {
+  if (written >= 0 && (size_t)written < room) {
     va_list arguments;
     va_start(arguments, format);
     int more = vsnprintf(end + written, room - (size_t)written, format, arguments);
