@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TextIO, TypeAlias, TypeVar
 
 import click
 from rich import box
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
@@ -19,6 +21,7 @@ from isthmus.errors import Problem
 
 Json: TypeAlias = str | int | float | bool | Sequence["Json"] | Mapping[str, "Json"] | None
 Command = TypeVar("Command", bound=Callable[..., object])
+Item = TypeVar("Item")
 
 # A pipe has no width of its own; wide enough that nothing a script looks for is wrapped.
 _PIPE_WIDTH = 200
@@ -42,6 +45,11 @@ def show_json(value: Json) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
+def finite(value: float) -> float | None:
+    """`value` where JSON can say it, else None."""
+    return value if math.isfinite(value) else None
+
+
 def show_problems(problems: Iterable[Problem], debug: bool = False) -> None:
     """Print problems to stderr, each with its code, place and hint."""
     errors = console(sys.stderr)
@@ -53,6 +61,14 @@ def show_problems(problems: Iterable[Problem], debug: bool = False) -> None:
         errors.print(Text.assemble((code, "bold red"), ": ", message), soft_wrap=True)
         for line in rest:
             errors.print(Text(line), soft_wrap=True)
+
+
+def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
+    """`items`, with a bar on stderr while they come, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    yield from track(items, f"{what} ...", total, console=console(sys.stderr), transient=True)
 
 
 def table(*columns: str, right: Sequence[str] = ()) -> Table:

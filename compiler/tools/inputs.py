@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.bundle.manifest import Port
-from isthmus.errors import Code, InputError, Problem, nearest
 from isthmus.ir.dims import evaluate_dim, names, parse_dim
 
 Array = npt.NDArray[np.generic]
@@ -28,18 +27,6 @@ def sizes_of(ports: Sequence[Port], arrays: Mapping[str, Array]) -> dict[str, in
         for dim, size in zip(port.dims, arrays[port.name].shape, strict=True)
         if isinstance(dim, str) and dim.isidentifier()
     }
-
-
-def check_names(given: Mapping[str, object], ports: Sequence[Port]) -> None:
-    """Raise InputError for a dim the model does not have."""
-    known = dim_names(ports)
-    unknown = [
-        Problem(Code.UNKNOWN_DIM, f"the model has no dim called {name!r}", hint=nearest(name, known))
-        for name in given
-        if name not in known
-    ]
-    if unknown:
-        raise InputError(unknown)
 
 
 def random_inputs(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from isthmus.bundle.manifest import Port
-from isthmus.errors import InputError
-from isthmus.tools.inputs import check_names, dim_names, random_inputs, sizes_of
+from isthmus.tools.inputs import dim_names, random_inputs, sizes_of
 
 PORTS = (
     Port("ids", "i64", ("batch", "seq")),
@@ -52,12 +50,3 @@ def test_seeds_fix_the_inputs() -> None:
         random_inputs(PORTS, {"batch": 2, "seq": 7}, EXAMPLES, np.random.default_rng(3)) for _ in range(2)
     )
     assert all(np.array_equal(first[name], second[name]) for name in first)
-
-
-def test_unknown_dims_are_all_named() -> None:
-    with pytest.raises(InputError) as caught:
-        check_names({"batsh": 1, "seq": 2, "zzz": 3}, PORTS)
-    assert [problem.hint for problem in caught.value.problems] == [
-        "did you mean 'batch'?",
-        "known: batch, seq",
-    ]

@@ -1,0 +1,66 @@
+"""Inputs for a program nobody has run yet: random, valid, and the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from isthmus.ir.dims import evaluate_dim
+from isthmus.ir.graph import Graph, NamedDim, Trait, Value
+from isthmus.ir.types import Array
+
+GATHERS = ("gather", "gather_elements")
+# Sizes for the named dims of one sample, the first dim first; small, odd, and different from each other.
+SIZES = (2, 19, 5, 7, 11, 13)
+
+
+def sample_sizes(dims: Sequence[NamedDim], wanted: Sequence[int] = SIZES) -> dict[str, int]:
+    """A size within bounds for each named dim."""
+    return {
+        dim.name: max(dim.low, min(wanted[i % len(wanted)], dim.high if dim.high is not None else 1 << 30))
+        for i, dim in enumerate(dims)
+    }
+
+
+def index_limits(graph: Graph) -> dict[str, int]:
+    """For each input that picks rows of a table: how many rows the smallest such table has."""
+    limits: dict[str, int] = {}
+    for value in graph.nodes():
+        if value.op.name not in GATHERS:
+            continue
+        rows = value.args[0].shape[value.attr("axis")]
+        source = _source(value.args[1])
+        if source is not None and isinstance(rows, int):
+            limits[source] = min(rows, limits.get(source, rows))
+    return limits
+
+
+def _source(value: Value) -> str | None:
+    """The input whose elements `value` holds, moved or cast."""
+    while value.args and (Trait.MOVEMENT in value.op.traits or value.op.name == "cast"):
+        value = value.args[0]
+    return value.attr("name") if value.op.name == "input" else None
+
+
+def sample_inputs(graph: Graph, sizes: Mapping[str, int], rng: np.random.Generator) -> dict[str, Array]:
+    """An array for each input. Integers that pick rows stay below the number of rows; other integers and
+    booleans are masks: each row is ones, then zeros, as padding is."""
+    limits = index_limits(graph)
+    return {v.attr("name"): _sample(v, limits, sizes, rng) for v in graph.inputs}
+
+
+def _sample(
+    value: Value, limits: Mapping[str, int], sizes: Mapping[str, int], rng: np.random.Generator
+) -> Array:
+    shape = tuple(evaluate_dim(d, sizes) for d in value.shape)
+    dtype = value.dtype.numpy
+    if value.dtype.is_float:
+        return rng.standard_normal(shape).astype(dtype)
+    limit = limits.get(value.attr("name"))
+    if limit is not None and limit > 2:
+        return rng.integers(0, limit, shape).astype(dtype)
+    if not shape:
+        return np.ones(shape, dtype)
+    length = rng.integers(1, max(shape[-1], 1), (*shape[:-1], 1), endpoint=True)
+    return (np.arange(shape[-1]) < length).astype(dtype)
