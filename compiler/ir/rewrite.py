@@ -54,7 +54,14 @@ class weight:
         return weight_of(found) is not None and (self.rank is None or found.t.rank == self.rank)
 
 
-Restriction = scalar | weight
+@dataclass(frozen=True, slots=True)
+class such:
+    """Restricts a hole to values that `accepts` says yes to. A guard, by contrast, tells why it refused."""
+
+    accepts: Callable[[Value], bool]
+
+
+Restriction = scalar | weight | such
 
 
 def splat(value: Value) -> float | None:
@@ -127,7 +134,7 @@ class Rule:
         found: dict[str, Restriction | None] = {}
         for name, parameter in inspect.signature(self.find).parameters.items():
             default = parameter.default
-            found[name] = default if isinstance(default, scalar | weight) else None
+            found[name] = default if isinstance(default, scalar | weight | such) else None
         return found
 
     def pattern(self) -> Value:
@@ -269,21 +276,25 @@ class _Sweep:
             new = self._rewrite_once(node)
             if new is None:
                 return node
-            self.uses[new] = self.uses.get(node, 1)
-            node = self._settle_made(new)
+            uses = self.uses.get(node, 1)
+            # A value that was there before keeps its other users.
+            self.uses[new] = self.uses[new] + uses - 1 if new in self.uses else uses
+            node = self._settle_made(new, node.loc)
         raise CompilerBug(
             f"rules undo each other at {node.op.name} ({node.loc}): {[p.rule.name for p in self.rules[node.op.name]]}"
         )
 
-    def _settle_made(self, node: Value) -> Value:
-        """Arguments that a rule has just made are new values too: visit those not yet seen."""
-        fresh = [a for a in node.args if a not in self.uses and not a.is_leaf]
-        for arg in fresh:
-            self.uses[arg] = 1
-            inner = self._settle_made(arg)
-            self.done[arg] = self._settle(inner)
-        if not fresh:
-            return node
+    def _settle_made(self, node: Value, loc: str) -> Value:
+        """Arguments that a rule has just made are new values too: place them at `loc` and visit them."""
+        for arg in node.args:
+            if arg in self.uses:
+                continue
+            self.uses[arg] = node.args.count(arg)
+            if arg.is_leaf:
+                continue
+            placed = arg if arg.loc else replace(arg, loc=loc)
+            self.uses[placed] = self.uses[arg]
+            self.done[arg] = self._settle(self._settle_made(placed, loc))
         args = tuple(self.done.get(a, a) for a in node.args)
         if all(a is b for a, b in zip(args, node.args, strict=True)):
             return node
