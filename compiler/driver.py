@@ -1,0 +1,224 @@
+"""From a model file to a bundle: read `compile_model` first, its verbs are the folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+
+import isthmus.targets
+from isthmus.bundle import manifest as bundle_manifest
+from isthmus.bundle import selftest, writer
+from isthmus.bundle.manifest import Chip, DimBounds, Entry, Manifest
+from isthmus.codegen import toolchain
+from isthmus.codegen.model_c import model_c
+from isthmus.codegen.objects import compile_kernels
+from isthmus.codegen.weights_file import WeightsLayout, lay_out
+from isthmus.errors import Code, Problem, QualityError
+from isthmus.frontends import onnx
+from isthmus.ir.evaluate import evaluate
+from isthmus.ir.graph import Program
+from isthmus.lowering.lower import lower
+from isthmus.lowering.plan import Plan, Port
+from isthmus.machine import Machine
+from isthmus.passes import pipeline
+from isthmus.runtime import load
+from isthmus.target import Target, discover, pick
+from isthmus.tools.samples import sample_inputs, sample_sizes
+
+IMPORT = "import"
+PHASES = (IMPORT, *(phase.name for phase in pipeline.PHASES))
+
+DimSpec = int | tuple[int, int | None]
+SELFTEST_SIZES = ((2, 19, 5, 7, 11, 13), (1, 4, 3, 2, 6, 8))
+SELFTEST_TOLERANCE = 1e-4
+
+
+def _silent(_: str) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything besides model and chip that a compile can be told. Only `name` and `dims` change the bundle.
+
+    `dims` fixes (an int) or bounds (low, high) named dims. `progress` is told each step as it begins,
+    `watch` sees each pass, `warn` what is odd but not wrong. `cache` is the folder of compiled kernels.
+    """
+
+    name: str | None = None
+    dims: Mapping[str, DimSpec] = field(default_factory=dict)
+    verify: bool = True
+    cache: Path | None = None
+    progress: Callable[[str], None] = _silent
+    watch: pipeline.Watcher = lambda _: None
+    warn: Callable[[Problem], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A finished bundle: where it is, and what its manifest says."""
+
+    path: Path
+    manifest: Manifest
+
+
+def compile_model(path: Path, target_name: str, output: Path, options: Options) -> Bundle:
+    """ONNX file in, bundle out, as `output/<name>@<target>`.
+
+    Raises `ModelError` when model or request cannot be compiled, `BundleError` when the result cannot be
+    written, `QualityError` when it does not answer as the model's meaning says; then nothing is left behind.
+    """
+    target = find_target(target_name)
+    program = read_model(path, options)
+    return compile_program(program, target, output, options)
+
+
+def find_target(name: str) -> Target:
+    """The target called `name`, or the best one for this machine if that is `host`."""
+    return pick(name, discover(isthmus.targets), Machine.here())
+
+
+def read_model(path: Path, options: Options) -> Program:
+    """The model as a program, before any pass."""
+    options.progress("import")
+    return onnx.read(path, name=options.name, dims=options.dims, warn=options.warn)
+
+
+def compile_program(program: Program, target: Target, output: Path, options: Options) -> Bundle:
+    """A program as imported, to a bundle."""
+    fired: Counter[str] = Counter()
+
+    def watch(step: pipeline.Step) -> None:
+        fired.update(event.rule for event in step.events if not event.reason)
+        options.watch(step)
+
+    options.progress("passes")
+    fused = pipeline.run(program, target, watch=watch)
+    options.progress("plan")
+    plan = lower(fused, fused.main, target)
+    layout = lay_out(plan.weights)
+    options.progress(f"kernels ({len(plan.kernels())})")
+    cache = options.cache
+    objects = compile_kernels(plan.kernels(), target, None if cache is None else cache / "kernels")
+    options.progress("library")
+    source = model_c(program.name, plan, target, layout)
+    library = toolchain.link(source, objects, target.toolchain, cache)
+    options.progress("self-test")
+    cases = selftest_cases(program)
+    options.progress("bundle")
+    draft = _draft(program, plan, target, layout)
+    contents: dict[str, writer.Content] = {
+        draft.library: library,
+        "src/model.c": source.encode(),
+        "include/isthmus.h": (resources.files("isthmus.runtime") / "c" / "isthmus.h").read_bytes(),
+        "report.json": report(program, plan, objects, fired),
+        **selftest.dump(cases),
+    }
+    if draft.weights is not None:
+        contents[draft.weights] = layout.pieces()
+    place = output / draft.folder
+    bundle = Bundle(place, writer.write(place, draft, contents))
+    if options.verify and not target.missing_on(Machine.here()):
+        options.progress("verify")
+        check_bundle(bundle, cases)
+    return bundle
+
+
+def selftest_cases(program: Program) -> tuple[selftest.Case, ...]:
+    """Random requests and what the NumPy evaluator answers for the program as it was imported."""
+    cases = []
+    for number, wanted in enumerate(SELFTEST_SIZES):
+        sizes = sample_sizes(program.dims, wanted)
+        inputs = sample_inputs(program.main, sizes, np.random.default_rng(number))
+        outputs = evaluate(program.main, inputs)
+        largest = max((_largest(a) for a in outputs.values()), default=1.0)
+        tolerance = selftest.Tolerance(SELFTEST_TOLERANCE * max(1.0, largest), SELFTEST_TOLERANCE)
+        cases.append(selftest.Case(program.main.name, inputs, outputs, tolerance))
+    return tuple(cases)
+
+
+def _largest(array: selftest.Array) -> float:
+    if array.dtype.kind != "f":
+        return 0.0
+    finite = np.abs(array[np.isfinite(array)])
+    return float(finite.max(initial=0.0))
+
+
+def check_bundle(bundle: Bundle, cases: tuple[selftest.Case, ...]) -> None:
+    """Run the self-test of a bundle just written; one that fails is removed and a `QualityError` raised."""
+    problems: list[Problem] = []
+    with load(bundle.path) as session:
+        for case in cases:
+            found = session.run(case.inputs)
+            problems += [
+                Problem(Code.NOT_ACCURATE, text, str(bundle.path), "please send the model to the project")
+                for text in selftest.differences(case, found)
+            ]
+    if problems:
+        shutil.rmtree(bundle.path)
+        raise QualityError(problems)
+
+
+def _draft(program: Program, plan: Plan, target: Target, layout: WeightsLayout) -> Manifest:
+    return Manifest(
+        name=bundle_manifest.plain_name(program.name),
+        model_digest=program.origin,
+        chip=Chip(target.name, target.arch, target.os, target.cpu_flags),
+        library=f"lib/{target.toolchain.library}",
+        weights="weights.bin" if layout.total else None,
+        dims=tuple(DimBounds(d.name, d.low, d.high) for d in plan.dims),
+        entries=(Entry(plan.name, _ports(plan.inputs), _ports(plan.outputs)),),
+        precision="f32",
+        pipeline=pipeline.pipeline_text(),
+        tools=tool_versions(),
+    )
+
+
+def _ports(ports: tuple[Port, ...]) -> tuple[bundle_manifest.Port, ...]:
+    return tuple(
+        bundle_manifest.Port(
+            p.name, str(p.value.dtype), tuple(d if isinstance(d, int) else str(d) for d in p.value.shape)
+        )
+        for p in ports
+    )
+
+
+def tool_versions() -> tuple[tuple[str, str], ...]:
+    """What made the bundle: each of these can change its bytes."""
+    packages = ("isthmus", "apache-tvm", "numpy", "onnx", "ziglang")
+    return tuple((name, metadata.version(name)) for name in packages)
+
+
+def report(program: Program, plan: Plan, objects: Mapping[str, bytes], fired: Counter[str]) -> bytes:
+    """report.json: what became of the model, without anything that differs from run to run."""
+    uses = Counter(call.kernel.symbol for call in plan.calls())
+    raw = {
+        "rewrites": dict(sorted(fired.items())),
+        "nodes": {"imported": sum(1 for _ in program.main.nodes()), "calls": len(plan.calls())},
+        "kernels": [
+            {"symbol": k.symbol, "uses": uses[k.symbol], "object_bytes": len(objects[k.symbol])}
+            for k in plan.kernels()
+        ],
+        "calls": [
+            {
+                "op": call.value.op.name,
+                "kernel": call.kernel.symbol,
+                "type": str(call.value.t),
+                "node": call.value.loc,
+                "stage": number,
+            }
+            for number, stage in enumerate(plan.stages)
+            for call in stage.calls
+        ],
+        "weights": [
+            {"name": w.name, "type": str(w.type), "bytes": w.type.nbytes} for w in plan.weights
+        ],
+    }
+    return (json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

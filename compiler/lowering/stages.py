@@ -1,0 +1,81 @@
+"""From a list of calls to stages: which calls form a row chain, and what can run before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from isthmus.lowering.plan import BatchStage, Call, Pitch, Pointer, RowStage, Stage, UnitStage
+from isthmus.lowering.views import Buffer
+from isthmus.target import Caches
+
+# Rows a thread takes through a chain at a time: enough to use each weight panel often once it is in the
+# cache, few enough that the rows themselves stay there.
+FEWEST_ROWS, MOST_ROWS, ROW_STEP = 64, 256, 32
+
+
+def form_stages(calls: Sequence[Call], caches: Caches) -> tuple[Stage, ...]:
+    """Group `calls` into stages, in an order that respects what each reads.
+
+    A call that is not part of a row chain is moved before the chain that is being built when it needs
+    nothing from it, so that it does not cut the chain in two.
+    """
+    done: list[list[Call]] = []
+    for call in calls:
+        open_chain = done[-1] if done and done[-1][0].row_local else None
+        if open_chain is None:
+            done.append([call])
+        elif _extends(open_chain, call):
+            open_chain.append(call)
+        elif (
+            not call.row_local
+            and not _written(open_chain) & set(call.reads)
+            and not _shares_output(open_chain, call)
+        ):
+            done.insert(len(done) - 1, [call])
+        else:
+            done.append([call])
+    return tuple(_stage(group, caches) for group in _join_batches(done))
+
+
+def _written(calls: Sequence[Call]) -> set[Buffer]:
+    return {c.writes for c in calls if c.writes is not None}
+
+
+def _shares_output(calls: Sequence[Call], call: Call) -> bool:
+    return call.writes in _written(calls)
+
+
+def _extends(chain: Sequence[Call], call: Call) -> bool:
+    """Whether row i of `call` needs only rows i of what the chain has made."""
+    if not call.row_local or call.units != chain[0].units:
+        return False
+    made = _written(chain)
+    pointers = (a for a in call.args if isinstance(a, Pointer) and a.buffer in made)
+    return all(isinstance(p.pitch, Pitch) and p.pitch.buffer is p.buffer for p in pointers)
+
+
+def _join_batches(groups: Sequence[list[Call]]) -> list[list[Call]]:
+    """Calls of one batched value follow each other and form one stage."""
+    joined: list[list[Call]] = []
+    for group in groups:
+        last = joined[-1] if joined else None
+        if last and group[0].batch and last[0].batch and last[0].value is group[0].value:
+            last.extend(group)
+        else:
+            joined.append(group)
+    return joined
+
+
+def _stage(calls: Sequence[Call], caches: Caches) -> Stage:
+    if calls[0].row_local:
+        return RowStage(tuple(calls), calls[0].units, block_rows(calls, caches))
+    if calls[0].batch:
+        return BatchStage(tuple(calls), calls[0].batch)
+    return UnitStage(calls[0])
+
+
+def block_rows(calls: Sequence[Call], caches: Caches) -> int:
+    """As many rows as fit into twice the second-level cache with everything the chain keeps of a row."""
+    width = sum(b.width or 0 for b in _written(calls))
+    fitting = 2 * caches.l2_bytes // max(4 * width, 1)
+    return max(FEWEST_ROWS, min(MOST_ROWS, fitting // ROW_STEP * ROW_STEP))

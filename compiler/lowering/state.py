@@ -1,0 +1,248 @@
+"""The state of one lowering: where values lie, and the calls so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+from isthmus.errors import Code, CompilerBug, ModelError, Problem
+from isthmus.ir.dims import Dim, Shape
+from isthmus.ir.graph import Graph, Value, use_counts, weight_of
+from isthmus.ir.types import DType
+from isthmus.ir.weights import Weight
+from isthmus.kernels import loops
+from isthmus.kernels.kernel import Kernel
+from isthmus.lowering.expressions import GENERATORS, VIEWS, NestBuilder, is_expression
+from isthmus.lowering.plan import Arg, Call, Fault, Number, Pitch, Pointer, Sizes
+from isthmus.lowering.views import Buffer, View, whole
+from isthmus.target import Target
+
+# An expression longer than this is cut and its parts stored: a kernel must stay small and quick to compile.
+LONGEST_EXPRESSION = 40
+
+
+class Lowering:
+    """Visits the values of a graph in order and adds kernel calls.
+
+    `handlers` lower the ops that have kernels of their own; everything else becomes expressions of the
+    loops family, fused as far as memory and length allow.
+    """
+
+    def __init__(self, graph: Graph, target: Target, handlers: Mapping[str, Handler]) -> None:
+        self.graph = graph
+        self.target = target
+        self.handlers = handlers
+        self.views: dict[Value, View] = {}
+        self.calls: list[Call] = []
+        self.weights: dict[Buffer, Weight] = {}
+        self.sites: list[str] = []
+        self._uses = use_counts(graph)
+        self._lengths: dict[Value, int] = {}
+        self._weight_buffers: dict[tuple[str, str], Buffer] = {}
+        self._names: dict[str, int] = {}
+        self._outputs = self._output_buffers()
+
+    def run(self) -> None:
+        for i, value in enumerate(self.graph.inputs):
+            buffer = Buffer(value.attr("name"), value.dtype, value.t.size, "input", i)
+            self.views[value] = whole(buffer, value.shape)
+        problems: list[Problem] = []
+        for value in self.graph.nodes():
+            try:
+                self._visit(value)
+            except ModelError as error:
+                problems.extend(error.problems)
+        if problems:
+            raise ModelError(problems)
+        self._copy_outputs()
+
+    def _visit(self, value: Value) -> None:
+        if (weight := weight_of(value)) is not None:
+            self.views[value] = self._weight_view(weight)
+            return
+        if value.op.name in self.handlers:
+            self.handlers[value.op.name](self, value)
+            return
+        if not is_expression(value):
+            raise not_on_target(value, self.target)
+        if value.op.name in VIEWS:
+            if value.args[0] in self.views:
+                self.views[value] = self._moved(value, self.views[value.args[0]])
+            else:
+                self._lengths[value] = self._lengths.get(value.args[0], 1)
+            return
+        length = 1 + sum(self._lengths.get(a, 1) for a in value.args if a not in self.views)
+        self._lengths[value] = length
+        shared = self._uses.get(value, 1) > 1 and value.op.name not in GENERATORS
+        if shared or length > LONGEST_EXPRESSION or value in self._outputs:
+            self.view(value)
+
+    # Memory
+
+    def view(self, value: Value) -> View:
+        """Where `value` lies; computed and stored now if it does not lie anywhere yet."""
+        if value in self.views:
+            return self.views[value]
+        if value.op.name in VIEWS:
+            self.views[value] = self._moved(value, self.view(value.args[0]))
+            return self.views[value]
+        if not is_expression(value):
+            raise CompilerBug(f"{value.op.name} ({value.loc}) is used before it is lowered")
+        result = self.allocate(value)
+        self.views[value] = self.store(value, result)
+        return result
+
+    def store(self, value: Value, place: View) -> View:
+        """Add the call that computes the expression `value` into `place`."""
+        nest = NestBuilder(value.shape, self.view, self.views.__contains__)
+        self.add_nest(nest, nest.node(value, nest.identity()), place, value)
+        return place
+
+    def copy(self, value: Value, view: View, place: View) -> View:
+        """Add the call that copies `view` to `place`."""
+        nest = NestBuilder(view.shape, self.view, self.views.__contains__)
+        self.add_nest(nest, nest.load(view), place, value)
+        return place
+
+    def add_nest(
+        self,
+        nest: NestBuilder,
+        body: loops.Node,
+        place: View,
+        value: Value,
+        reduced: frozenset[int] = frozenset(),
+        fold: loops.Fold | None = None,
+        last: loops.Node | None = None,
+    ) -> None:
+        """Add the call of the nest that computes `body` into `place`."""
+        built = nest.finish(body, place, reduced, fold, last)
+        site = self._site(value) if built.gathers else 0
+        args = (
+            *built.operands,
+            built.output,
+            Sizes(built.extents),
+            Sizes(built.strides),
+            Fault(site),
+            Number(site),
+        )
+        self.call(loops.kernel(built.nest, self.target), args, built.output.buffer, value, built.units)
+
+    def _site(self, value: Value) -> int:
+        self.sites.append(value.loc or value.op.name)
+        return len(self.sites)
+
+    def allocate(self, value: Value, shape: Shape | None = None, width: int | None = None) -> View:
+        """Memory for the result of `value`, in row order: the caller's if it is an output, else the arena's."""
+        if value in self._outputs and shape is None:
+            return whole(self._outputs[value], value.shape)
+        return whole(self.temporary(value, value.t.size, width), shape or value.shape)
+
+    def temporary(self, value: Value, size: Dim, width: int | None = None) -> Buffer:
+        name = value.op.name
+        self._names[name] = self._names.get(name, 0) + 1
+        return Buffer(f"{name}_{self._names[name]}", value.dtype, size, "arena", width=width)
+
+    def contiguous(self, value: Value) -> View:
+        """`value` in row order without gaps, copied if need be."""
+        view = self.view(value)
+        if view.is_contiguous:
+            return view
+        return self.copy(value, view, whole(self.temporary(value, value.t.size), value.shape))
+
+    def rows(self, value: Value) -> tuple[View, Dim, Dim | Pitch]:
+        """`value` as (view, number of rows, distance between rows), copied if its rows do not lie evenly."""
+        view = self.view(value)
+        found = view.rows()
+        if found is None:
+            view = self.copy(value, view, whole(self.temporary(value, value.t.size), value.shape))
+            found = view.rows()
+            assert found is not None
+        count, distance = found
+        return view, count, Pitch(view.buffer) if distance == view.buffer.width else distance
+
+    def call(
+        self,
+        kernel: Kernel,
+        args: Sequence[Arg],
+        writes: Buffer,
+        value: Value,
+        units: Dim,
+        *,
+        panels: Dim | None = None,
+        row_local: bool = False,
+        batch: Shape = (),
+    ) -> None:
+        """Add a kernel call; what it reads is what its pointers name besides what it writes."""
+        reads = tuple(
+            dict.fromkeys(a.buffer for a in args if isinstance(a, Pointer) and a.buffer is not writes)
+        )
+        self.calls.append(Call(kernel, tuple(args), reads, writes, value, units, panels, row_local, batch))
+
+    def _weight_view(self, weight: Weight) -> View:
+        key = (weight.digest, str(weight.type))
+        if key not in self._weight_buffers:
+            size = weight.type.nbytes
+            assert isinstance(size, int)
+            elements = size // weight.type.dtype.bytes
+            buffer = Buffer(weight.name, weight.type.dtype, elements, "weight", len(self.weights))
+            self._weight_buffers[key] = buffer
+            self.weights[buffer] = weight
+        return whole(self._weight_buffers[key], weight.type.shape)
+
+    def _moved(self, value: Value, view: View) -> View:
+        """The view a movement op makes of its argument's; a reshape that needs a copy gets one."""
+        match value.op.name:
+            case "transpose":
+                return view.transposed(value.attr("perm"))
+            case "broadcast":
+                return view.broadcast(value.shape)
+            case "slice":
+                return view.sliced(value.attr("starts"), value.attr("sizes"), value.attr("steps"))
+        reshaped = view.reshaped(value.shape)
+        if reshaped is not None:
+            return reshaped
+        (source,) = value.args
+        copied = self.copy(value, view, whole(self.temporary(value, value.t.size), source.shape))
+        reshaped = copied.reshaped(value.shape)
+        return reshaped if reshaped is not None else whole(copied.buffer, value.shape)
+
+    # Outputs
+
+    def _output_buffers(self) -> dict[Value, Buffer]:
+        """The values that are computed straight into the caller's memory. Through a reshape that is the
+        argument, since the elements lie in the same order."""
+        found: dict[Value, Buffer] = {}
+        for i, (name, value) in enumerate(self.graph.outputs):
+            source = value
+            while source.op.name == "reshape":
+                source = source.args[0]
+            if source.is_leaf or source in found or source.op.name in VIEWS:
+                continue
+            found[source] = Buffer(name, value.dtype, value.t.size, "output", i)
+        return found
+
+    def _copy_outputs(self) -> None:
+        for i, (name, value) in enumerate(self.graph.outputs):
+            view = self.view(value)
+            if view.buffer.place == "output" and view.buffer.index == i and view.is_contiguous:
+                continue
+            output = Buffer(name, value.dtype, value.t.size, "output", i)
+            self.copy(value, view, whole(output, value.shape))
+
+
+def not_on_target(value: Value, target: Target, why: str = "") -> ModelError:
+    """No kernel for this op."""
+    types = ", ".join(str(a.t) for a in value.args)
+    reason = f"; {why}" if why else ""
+    text = f"no kernel on {target.name} for {value.op.name}({types}){reason}"
+    return ModelError(Problem(Code.NOT_ON_TARGET, text, value.loc))
+
+
+def require_f32(value: Value, target: Target) -> None:
+    """The kernels of heavy ops compute in f32."""
+    if any(v.dtype is not DType.F32 for v in (value, *value.args)):
+        raise not_on_target(value, target, "it takes f32 today")
+
+
+# Adds the calls for one value and records where it lies.
+Handler: TypeAlias = Callable[[Lowering, Value], None]
