@@ -9,7 +9,6 @@ polynomials cannot express: floor division, remainder, minimum, maximum.
 
 from __future__ import annotations
 
-import ast
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,15 @@ Dim: TypeAlias = Union[int, "Expr"]
 Shape: TypeAlias = tuple[Dim, ...]
 Interval: TypeAlias = tuple[int, int | None]  # low, high; None: no upper bound
 Bounds: TypeAlias = Mapping[str, Interval]
+
+
+# Far above any shape; they bound what text from elsewhere can make us compute.
+MAX_TERMS = 1024
+MAX_DEGREE = 64
+
+
+class DimTooLarge(ValueError):
+    """An expression over named dimensions grew beyond what any shape needs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,7 +50,19 @@ class Call:
     def __str__(self) -> str:
         if self.kind in ("min", "max"):
             return f"{self.kind}({self.left},{self.right})"
-        return f"({self.left}){self.kind}({self.right})"
+        return f"{_operand_text(self.left)}{self.kind}{_operand_text(self.right)}"
+
+
+def _operand_text(dim: Dim) -> str:
+    """As an operand of // or %: in parentheses unless it is one word, or one call of min or max."""
+    match dim:
+        case int():
+            simple = dim >= 0
+        case Expr(terms=(((Symbol() | Call(kind="min" | "max"),), 1),)):
+            simple = True
+        case _:
+            simple = False
+    return str(dim) if simple else f"({dim})"
 
 
 Atom: TypeAlias = Symbol | Call
@@ -63,6 +83,8 @@ class Expr:
 
     def __mul__(self, other: Dim) -> Dim:
         total: Counter[Monomial] = Counter()
+        if len(self.terms) * len(_terms(other)) > MAX_TERMS:
+            raise DimTooLarge(f"a product of dimensions has more than {MAX_TERMS} terms")
         for left, a in self.terms:
             for right, b in _terms(other):
                 total[tuple(sorted(left + right, key=str))] += a * b
@@ -90,16 +112,19 @@ class Expr:
         return mod(self, other)
 
     def __str__(self) -> str:
-        text = "+".join(_term_text(m, c) for m, c in self.terms)
-        return text.replace("+-", "-")
+        first, *rest = (_term_text(m, c) for m, c in self.terms)
+        return first + "".join(t if t.startswith("-") else f"+{t}" for t in rest)
 
     __repr__ = __str__
 
 
 def _term_text(monomial: Monomial, coefficient: int) -> str:
-    product = "*".join(map(str, monomial))
-    if not product:
+    if not monomial:
         return str(coefficient)
+    if coefficient == 1 and len(monomial) == 1:
+        return str(monomial[0])
+    # A quotient is in parentheses when anything multiplies it: 2*(seq//2).
+    product = "*".join(_operand_text(_from_terms({(atom,): 1})) for atom in monomial)
     if coefficient == 1:
         return product
     return f"-{product}" if coefficient == -1 else f"{coefficient}*{product}"
@@ -115,6 +140,8 @@ def _from_terms(total: Mapping[Monomial, int]) -> Dim:
     kept = [(m, c) for m, c in total.items() if c]
     if not kept:
         return 0
+    if len(kept) > MAX_TERMS or any(len(m) > MAX_DEGREE or abs(c) >= 1 << 63 for m, c in kept):
+        raise DimTooLarge("a dimension has too many terms, factors or digits")
     if len(kept) == 1 and kept[0][0] == ():
         return kept[0][1]
     # Longer products first, the constant last: 2*batch*seq+seq+1.
@@ -131,10 +158,10 @@ def _call(kind: Literal["//", "%", "min", "max"], left: Dim, right: Dim) -> Dim:
 
 
 def floordiv(left: Dim, right: Dim) -> Dim:
-    """left // right, divided term by term where that is exact."""
+    """left // right, as a polynomial where that is exact."""
+    if right == 0:
+        raise ZeroDivisionError(f"{left} // 0")
     if isinstance(left, int) and isinstance(right, int):
-        if right == 0:
-            raise ZeroDivisionError(f"{left} // 0")
         return left // right
     exact = divide_exactly(left, right)
     return exact if exact is not None else _call("//", left, right)
@@ -170,6 +197,8 @@ MAX_QUOTIENT_TERMS = 64
 
 def mod(left: Dim, right: Dim) -> Dim:
     """left % right, with the sign of the divisor as in Python."""
+    if right == 0:
+        raise ZeroDivisionError(f"{left} % 0")
     if isinstance(left, int) and isinstance(right, int):
         return left % right
     return 0 if divide_exactly(left, right) is not None else _call("%", left, right)
@@ -337,40 +366,3 @@ def _simplify_atom(atom: Atom, bounds: Bounds) -> Dim:
         if floor is not None and floor >= 0:
             return 0 if atom.kind == "//" else left
     return _APPLY[atom.kind](left, right)
-
-
-# --- text ----------------------------------------------------------------------------------------
-
-
-def parse_dim(text: str) -> Dim:
-    """Read a dim as printed. Raises ValueError saying what was not understood."""
-    try:
-        return _read(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, ZeroDivisionError, RecursionError) as error:
-        raise ValueError(f"not a dimension: {text!r}") from error
-
-
-def _read(node: ast.expr) -> Dim:
-    match node:
-        case ast.Constant(value=int(value)) if not isinstance(value, bool):
-            return value
-        case ast.Name(id=name):
-            return symbol(name)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return _read(operand) * -1
-        case ast.Call(func=ast.Name(id="min"), args=[left, right]):
-            return minimum(_read(left), _read(right))
-        case ast.Call(func=ast.Name(id="max"), args=[left, right]):
-            return maximum(_read(left), _read(right))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return _BINARY[type(op)](_read(left), _read(right))
-    raise ValueError(f"not a dimension: {ast.unparse(node)!r}")
-
-
-_BINARY: Mapping[type[ast.operator], Callable[[Dim, Dim], Dim]] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.FloorDiv: floordiv,
-    ast.Mod: mod,
-}

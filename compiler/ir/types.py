@@ -12,7 +12,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.ir.dims import Dim, Shape, parse_dim, product, simplify, substitute
+from isthmus.ir.dims import Dim, Shape, product, simplify, substitute
+from isthmus.ir.read import NAME, Scanner, TextError, read_dim
 
 # The element type is checked at run time, by TensorType.
 Array = npt.NDArray[Any]
@@ -172,6 +173,9 @@ def parse_encoding(text: str) -> Encoding:
     raise ValueError(f"not an encoding: {text!r}")
 
 
+MAX_RANK = 32
+
+
 @dataclass(frozen=True, slots=True)
 class TensorType:
     """Element type and shape; `encoding` is None when stored plainly in row order."""
@@ -224,25 +228,43 @@ class TensorType:
         return TensorType(self.dtype, tuple(simplify(d, bounds) for d in self.shape), self.encoding)
 
 
-_TYPE = re.compile(r"(\w+)\[(.*?)\](?: as (\S+))?")
-
-
-def split_commas(text: str) -> list[str]:
-    """Split at the commas that stand outside parentheses."""
-    parts, depth, start = [], 0, 0
-    for i, char in enumerate(text):
-        depth += (char == "(") - (char == ")")
-        if char == "," and depth == 0:
-            parts.append(text[start:i])
-            start = i + 1
-    return [p.strip() for p in (*parts, text[start:]) if p.strip()]
+_ENCODING = re.compile(r"\w+(\([^()\s]{0,40}\))?", re.ASCII)
 
 
 def parse_type(text: str) -> TensorType:
     """Read a type as printed, e.g. `f32[batch,seq,384]`. Raises ValueError."""
-    found = _TYPE.fullmatch(text.strip())
-    if found is None:
-        raise ValueError(f"not a type: {text!r}; expected something like f32[8,seq]")
-    dtype, dims, encoding = found.groups()
-    shape = tuple(parse_dim(d) for d in split_commas(dims))
-    return TensorType(DType.parse(dtype), shape, parse_encoding(encoding) if encoding else None)
+    scanner = Scanner(text)
+    type_ = read_type(scanner)
+    if not scanner.at_end:
+        raise scanner.error("the end of the type")
+    return type_
+
+
+def read_type(scanner: Scanner) -> TensorType:
+    """A type at the scanner's position. Raises TextError."""
+    dtype = read_dtype(scanner)
+    scanner.expect("[", ", a shape")
+    shape: list[Dim] = []
+    while not scanner.skip("]"):
+        if shape:
+            scanner.expect(",", " or ']'")
+        shape.append(read_dim(scanner))
+        if len(shape) > MAX_RANK:
+            raise TextError(f"a shape has more than {MAX_RANK} dims", scanner.position)
+    encoding = None
+    if scanner.word("as"):
+        start = scanner.position
+        try:
+            encoding = parse_encoding(scanner.need(_ENCODING, "an encoding"))
+        except ValueError as error:
+            raise TextError(str(error), start) from None
+    return TensorType(dtype, tuple(shape), encoding)
+
+
+def read_dtype(scanner: Scanner) -> DType:
+    """An element type at the scanner's position. Raises TextError."""
+    start = scanner.position
+    try:
+        return DType.parse(scanner.need(NAME, "an element type, such as f32"))
+    except ValueError as error:
+        raise TextError(str(error), start) from None
