@@ -385,11 +385,23 @@ class Builder:
 
     def finish(self) -> Kernel:
         """The kernel, complete."""
+        func = self._function()
+        return Kernel(self.symbol, tuple(self._parameters), lambda: func)
+
+    def later(self, body: Callable[[], None]) -> Kernel:
+        """The kernel with the parameters declared so far; `body` lays down the statements when needed."""
+
+        def build() -> Expr:
+            body()
+            return self._function()
+
+        return Kernel(self.symbol, tuple(self._parameters), build)
+
+    def _function(self) -> Expr:
         if len(self._scopes) != 1:
             raise CompilerBug(f"{self.symbol}: finished inside an open block")
         func = tirx.PrimFunc(self._variables, _sequence(self._scopes[0]))
-        func = func.with_attr({"global_symbol": self.symbol, "tirx.noalias": True})
-        return Kernel(self.symbol, tuple(self._parameters), lambda: func)
+        return func.with_attr({"global_symbol": self.symbol, "tirx.noalias": True})
 
 
 def _sequence(statements: Sequence[Expr]) -> Expr:

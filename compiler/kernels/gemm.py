@@ -64,7 +64,8 @@ def kernel(target: Target, activation: str | None = None, residual: bool = False
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
     symbol = "_".join(["gemm_f32", *["res"] * residual, *([activation] if activation else [])])
-    return _Gemm(symbol, target, ACTIVATIONS[activation] if activation else None, residual).build()
+    parts = _Gemm(symbol, target, ACTIVATIONS[activation] if activation else None, residual)
+    return parts.k.later(parts.body)
 
 
 class _Gemm:
@@ -90,7 +91,7 @@ class _Gemm:
         self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
         self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
 
-    def build(self) -> Kernel:
+    def body(self) -> None:
         k, shape = self.k, self.shape
         self.stage = k.stack("stage", shape.rows * self.width)
         rows = k.let("rows", self.row_end - self.row_begin)
@@ -108,7 +109,6 @@ class _Gemm:
                 share = k.divide(self.depth, BLOCK) * self.prefetches * self.line
                 self.ahead = self.panel.at(self.width * self.depth + t * share, "ahead")
                 self._any_height(height + k.cast(t < taller, "int64"))
-        return k.finish()
 
     def _any_height(self, height: Expr) -> None:
         """The tile at `first` of this panel, `height` rows high; partial panels go through `stage`."""

@@ -21,15 +21,18 @@ _erf = np.vectorize(math.erf)
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+    y: np.ndarray = x * 0.5 * (1 + _erf(x / math.sqrt(2)))
+    return y
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:
-    return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    y: np.ndarray = x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return y
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-x))
+    y: np.ndarray = 1 / (1 + np.exp(-x))
+    return y
 
 
 # function, truth, range, absolute tolerance, relative tolerance (either may hold)
