@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isthmus.api import compile
+    from isthmus.api import compile  # noqa: A004 - the verb the user wants
     from isthmus.driver import Bundle
     from isthmus.errors import BundleError, CompilerBug, InputError, IsthmusError, ModelError, QualityError
     from isthmus.runtime import Session, load

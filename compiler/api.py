@@ -12,7 +12,7 @@ from isthmus.driver import Bundle, DimSpec, Options, compile_model
 from isthmus.errors import Problem
 
 
-def compile(  # noqa: A001 - the verb the user wants
+def compile(
     model: str | os.PathLike[str],
     *,
     target: str = "host",

@@ -9,10 +9,16 @@ from isthmus.ir.dims import Call, Dim, Monomial
 
 # Keywords and what the generated code itself calls things.
 _TAKEN = frozenset(
-    "auto break case char const continue default do double else enum extern float for goto if inline int long "
-    "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile "
-    "while f thread rows wide first last blocks capacity block row count from to units begin end items item "
-    "scratch dims shape offsets threads".split()
+    re.findall(
+        r"\w+",
+        """
+        auto break case char const continue default do double else enum extern float for goto if inline int
+        long register restrict return short signed sizeof static struct switch typedef union unsigned void
+        volatile while
+        f thread rows wide first last blocks capacity block b row count from to units begin end items item
+        scratch dims shape offsets threads
+        """,
+    )
 )
 
 
@@ -66,8 +72,7 @@ def _integer(value: int) -> str:
 
 def _term(monomial: Monomial, factor: int, name_of: Callable[[str], str], saturating: bool) -> str:
     parts = [] if factor == 1 and monomial else [_integer(factor)]
-    for atom in monomial:
-        parts.append(_call(atom, name_of, saturating) if isinstance(atom, Call) else name_of(atom.name))
+    parts += [_call(a, name_of, saturating) if isinstance(a, Call) else name_of(a.name) for a in monomial]
     if not saturating:
         return " * ".join(parts)
     total = parts[0]
@@ -92,5 +97,7 @@ static inline int64_t floor_divide(int64_t a, int64_t b) {
   return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
 }
 
-static inline int64_t floor_remainder(int64_t a, int64_t b) { return b == 0 ? 0 : a - floor_divide(a, b) * b; }
+static inline int64_t floor_remainder(int64_t a, int64_t b) {
+  return b == 0 ? 0 : a - floor_divide(a, b) * b;
+}
 """

@@ -1,4 +1,4 @@
-"""The plan as C: readable straight-line code, one statement for each kernel call, its source node beside it."""
+"""The plan as C: readable straight-line code, one statement for each kernel call."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def is_expression(value: Value) -> bool:
 
 @dataclass(slots=True)
 class _Read:
-    """One operand of the nest: where it starts, its stride along each loop, (extent, stride) per gather index."""
+    """An operand: where it starts, its stride along each loop, (extent, stride) per gather index."""
 
     view: View
     offset: Dim
@@ -57,7 +57,7 @@ class _Read:
 
 @dataclass(frozen=True, slots=True)
 class BuiltNest:
-    """A nest and what to pass to its kernel: operand addresses, extents, strides, and whether it can fault."""
+    """A nest and what to pass to its kernel: addresses, extents, strides, and whether it can fault."""
 
     nest: loops.Nest
     operands: tuple[Pointer, ...]
@@ -69,8 +69,10 @@ class BuiltNest:
 
 
 class NestBuilder:
-    """Builds one nest over `extents`. `view_of` gives the memory of a value, making it if it has none yet;
-    `stored` says whether a value has memory already."""
+    """Builds one nest over `extents`.
+
+    `view_of` gives the memory of a value, making it if it has none yet; `stored` says whether it has any.
+    """
 
     def __init__(
         self, extents: Shape, view_of: Callable[[Value], View], stored: Callable[[Value], bool]

@@ -80,7 +80,7 @@ def _first_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
 
 
 def _pitch(buffer: Buffer, target: Target) -> int:
-    """A whole odd number of cache lines, so that the same column of neighbouring rows falls into different sets."""
+    """An odd number of cache lines, so that one column of neighbouring rows falls into different sets."""
     assert buffer.width is not None
     line = target.caches.line_bytes // buffer.dtype.bytes
     lines = -(-buffer.width // line)

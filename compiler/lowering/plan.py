@@ -1,5 +1,4 @@
-"""The plan: an ordered list of kernel calls in stages, over buffers. Everything about it is known at compile time
-but the sizes of named dims.
+"""The plan: an ordered list of kernel calls in stages, over buffers. Only the sizes of named dims are open.
 
 A stage is what threads do between two barriers:
 - `UnitStage`: one call, its units split over the threads.
@@ -135,7 +134,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BlockSpace:
-    """What a row stage keeps per row in a thread's own block: buffer -> (offset, pitch), in elements per row."""
+    """What a row stage keeps of each row in a block of its own: offset and pitch of buffers, in elements."""
 
     offsets: dict[Buffer, int]
     pitches: dict[Buffer, int]

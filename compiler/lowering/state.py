@@ -132,7 +132,7 @@ class Lowering:
         return len(self.sites)
 
     def allocate(self, value: Value, shape: Shape | None = None, width: int | None = None) -> View:
-        """Memory for the result of `value`, in row order: the caller's if it is an output, else the arena's."""
+        """Memory for `value`, in row order: the caller's if it is an output, else the arena's."""
         if value in self._outputs and shape is None:
             return whole(self._outputs[value], value.shape)
         return whole(self.temporary(value, value.t.size, width), shape or value.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 from isthmus.ir.dims import Dim, Shape, divide_exactly, product
@@ -91,7 +92,7 @@ class View:
                 else:
                     return None
             group = old[first:i]
-            for (_, outer), (inner_size, inner) in zip(group, group[1:], strict=False):
+            for (_, outer), (inner_size, inner) in pairwise(group):
                 if outer != inner * inner_size:
                     return None
             inside = contiguous(shape[start:j])

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.bundle.manifest import Port
-from isthmus.ir.dims import evaluate_dim, names, parse_dim
+from isthmus.ir.dims import evaluate_dim, names
+from isthmus.ir.read import parse_dim
 
 Array = npt.NDArray[np.generic]
 
