@@ -36,7 +36,7 @@ def command(bundle: Path, as_json: bool) -> None:
         return
     _show_summary(opened)
     _show_ports(opened.manifest)
-    _show_kernels(report)
+    _show_report(report)
     _show_files(opened.manifest)
 
 
@@ -64,7 +64,7 @@ def _show_summary(bundle: Bundle) -> None:
         ("passes", manifest.pipeline),
         ("made with", ", ".join(f"{name} {version}" for name, version in manifest.tools)),
     ]
-    console().print(facts(rows))
+    console().print(facts((name, value) for name, value in rows if value))
 
 
 def bounds_text(dim: DimBounds) -> str:
@@ -84,14 +84,20 @@ def _show_ports(manifest: Manifest) -> None:
     console().print(grid)
 
 
-def _show_kernels(report: dict[str, Json]) -> None:
-    kernels = report.get("kernels")
-    if not isinstance(kernels, dict):
-        return
-    grid = table("kernel", "calls", right=("calls",))
-    for name, calls in kernels.items():
-        grid.add_row(name, str(calls))
-    console().print(grid)
+def _show_report(report: dict[str, Json]) -> None:
+    kernels, rewrites = report.get("kernels"), report.get("rewrites")
+    if isinstance(kernels, list):
+        grid = table("kernel", "calls", "code", right=("calls", "code"))
+        for kernel in kernels:
+            if isinstance(kernel, dict):
+                size = bytes_text(int(str(kernel.get("object_bytes", 0))))
+                grid.add_row(str(kernel.get("symbol")), str(kernel.get("uses")), size)
+        console().print(grid)
+    if isinstance(rewrites, dict) and rewrites:
+        grid = table("rewrite", "times", right=("times",))
+        for rule, times in rewrites.items():
+            grid.add_row(rule, str(times))
+        console().print(grid)
 
 
 def _show_files(manifest: Manifest) -> None:
