@@ -1,0 +1,1 @@
+"""Fusions: what models write out becomes the op it is."""

@@ -1,0 +1,118 @@
+"""The phases, in order, and how a program goes through them.
+
+A phase can be stopped after, its result printed, edited, parsed and taken up again by the next one.
+Dumping, timing and explaining are done by whoever passes `watch`; no pass knows about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from isthmus.errors import Code, ModelError, Problem, nearest
+from isthmus.ir.graph import Program
+from isthmus.ir.rewrite import Event
+from isthmus.ir.verify import check
+from isthmus.passes.clean.phase import CLEAN_PASSES
+from isthmus.passes.fuse.phase import FUSE_PASSES
+from isthmus.passes.legalize.phase import LEGALIZE_PASSES
+from isthmus.passes.steps import Pass, describe
+from isthmus.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Passes that together bring a program from what they need to what they leave."""
+
+    name: str
+    needs: str
+    leaves: str
+    passes: tuple[Pass, ...] = field(repr=False)
+
+
+CLEAN = Phase(
+    "clean",
+    needs="any program that the verifier accepts",
+    leaves=(
+        "canonical forms: constants folded, every value computed once, no movement that moves nothing, scalars as "
+        "`full` without axes, broadcasts after the arithmetic they feed"
+    ),
+    passes=CLEAN_PASSES,
+)
+FUSE = Phase(
+    "fuse",
+    needs="canonical forms",
+    leaves="linear, attention, layer_norm, softmax and activations wherever the model says them in other words",
+    passes=FUSE_PASSES,
+)
+LEGALIZE = Phase(
+    "legalize",
+    needs="any program",
+    leaves="only what the target has kernels for, with weights stored as those kernels read them",
+    passes=LEGALIZE_PASSES,
+)
+PHASES = (CLEAN, FUSE, LEGALIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one pass did. `before is after` when nothing changed; `events` name each rule that fired or refused."""
+
+    phase: str
+    name: str
+    before: Program
+    after: Program
+    events: tuple[Event, ...] = field(repr=False)
+
+
+Watcher: TypeAlias = Callable[[Step], None]
+
+
+def _nobody(_: Step) -> None:
+    return None
+
+
+def run(
+    program: Program,
+    target: Target,
+    *,
+    start: str = "clean",
+    stop_after: str = "legalize",
+    watch: Watcher = _nobody,
+    verify: Literal["phase", "each"] = "phase",
+) -> Program:
+    """`program` after the phases from `start` to `stop_after`, both included.
+
+    Raises `ModelError` for a phase that does not exist, and for what the target cannot do; `CompilerBug`
+    when a pass leaves a program that the verifier rejects.
+    """
+    for phase in PHASES[_index(start, "--resume-from") : _index(stop_after, "--stop-after") + 1]:
+        for step in phase.passes:
+            events: dict[tuple[str, int, str], Event] = {}
+
+            def keep(event: Event, events: dict[tuple[str, int, str], Event] = events) -> None:
+                # Sweeps repeat: the same refusal at the same place is told once.
+                events.setdefault((event.rule, id(event.at), event.reason), event)
+
+            before, program = program, step(program, target, keep)
+            if verify == "each" and program is not before:
+                check(program, f"{phase.name}/{step.name}")
+            watch(Step(phase.name, step.name, before, program, tuple(events.values())))
+        if verify == "phase":
+            check(program, phase.name)
+    return program
+
+
+def _index(name: str, option: str) -> int:
+    names = [phase.name for phase in PHASES]
+    if name not in names:
+        raise ModelError(
+            Problem(Code.UNKNOWN_PHASE, f"no phase called {name!r}", option, nearest(name, names))
+        )
+    return names.index(name)
+
+
+def pipeline_text(phases: tuple[Phase, ...] = PHASES) -> str:
+    """All passes with their options, as recorded in a bundle."""
+    return " > ".join(f"{phase.name}[{', '.join(map(describe, phase.passes))}]" for phase in phases)

@@ -1,0 +1,46 @@
+"""Every rule of every pass is an equation: its left side, evaluated, equals what the rule makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rule_examples import arrays_for, left_side, work
+
+from isthmus.ir.evaluate import evaluate
+from isthmus.ir.rewrite import Event, Rule, rewrite
+from isthmus.passes.pipeline import PHASES
+
+RULES = list({id(rule): rule for phase in PHASES for step in phase.passes for rule in step.rules}.values())
+CASES = [pytest.param(rule, i, id=f"{rule.name}-{i}") for rule in RULES for i in range(len(rule.examples))]
+
+# Rules that need not agree on infinities and NaN, and why.
+FINITE_ONLY: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_has_an_example(rule: Rule) -> None:
+    assert rule.examples
+
+
+@pytest.mark.parametrize(("rule", "index"), CASES)
+def test_law(rule: Rule, index: int) -> None:
+    graph = left_side(rule, rule.examples[index])
+    events: list[Event] = []
+    after = rewrite(graph, (rule,), events.append)
+    assert any(not e.reason for e in events), f"did not fire: {[e.reason for e in events]}"
+    specials = (False,) if rule.name in FINITE_ONLY else (False, True)
+    for special in specials:
+        for seed in range(3):
+            arrays = arrays_for(graph, seed, special)
+            (left,), (right,) = evaluate(graph, arrays).values(), evaluate(after, arrays).values()
+            assert left.dtype == right.dtype and left.shape == right.shape
+            scale = (
+                float(np.max(np.abs(left[np.isfinite(left)]), initial=0)) if left.dtype.kind == "f" else 0.0
+            )
+            np.testing.assert_allclose(right, left, rtol=1e-5, atol=1e-6 * max(scale, 1e-3))
+
+
+@pytest.mark.parametrize(("rule", "index"), CASES)
+def test_the_right_side_is_not_more_work(rule: Rule, index: int) -> None:
+    graph = left_side(rule, rule.examples[index])
+    assert work(rewrite(graph, (rule,))) <= work(graph)
