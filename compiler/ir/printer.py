@@ -22,13 +22,14 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from isthmus.ir.dims import Expr
 from isthmus.ir.graph import INPUT, Attr, Graph, Kind, Marker, NamedDim, Program, Value, weight_of
 from isthmus.ir.types import Array, DType, TensorType
-from isthmus.ir.weights import Weight
+from isthmus.ir.weights import InFile, InMemory, Weight
 
 INLINE_ELEMENTS = 16
 LINE_LENGTH = 110
@@ -202,6 +203,8 @@ def contents_text(weight: Weight) -> str:
 
 def contents_digest(weight: Weight) -> str:
     """The SHA-256 of the plain contents in row order."""
+    if isinstance(weight.source, InMemory | InFile):
+        return weight.digest
     return hashlib.sha256(np.ascontiguousarray(weight.read()).reshape(-1).view(np.uint8).data).hexdigest()
 
 

@@ -58,7 +58,12 @@ class InFile:
     def _sha256(self) -> str:
         with self.path.open("rb") as file:
             file.seek(self.offset)
-            return hashlib.sha256(file.read(self.nbytes)).hexdigest()
+            hashed = hashlib.sha256()
+            left = self.nbytes
+            while left and (chunk := file.read(min(left, 1 << 20))):
+                hashed.update(chunk)
+                left -= len(chunk)
+            return hashed.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
