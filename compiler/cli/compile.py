@@ -6,25 +6,28 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 import click
-from rich.status import Status
 
 from isthmus.cli.arguments import PATH
 from isthmus.cli.output import (
     Json,
     bytes_text,
-    console,
     json_option,
     seconds_text,
     show_json,
     show_problems,
 )
+from isthmus.cli.steps import Steps
 from isthmus.codegen.cache import cache_dir
-from isthmus.driver import Bundle, Options, compile_model
-from isthmus.errors import Problem
+from isthmus.driver import IMPORT, PHASES, Bundle, Options, compile_program, find_target, read_model
+from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.frontends.onnx.signature import parse_dims
+from isthmus.ir.graph import Program
+from isthmus.ir.printer import show
+from isthmus.passes import pipeline
+from isthmus.target import Target
+from isthmus.tools.dump import Dumper
 
 
 @click.command("compile")
@@ -41,6 +44,10 @@ from isthmus.frontends.onnx.signature import parse_dims
     metavar="NAME=SIZE",
     help="Fix a dim (seq=128) or bound it (seq=1..512). Others stay free. Repeatable.",
 )
+@click.option(
+    "--stop-after", metavar="PHASE", help=f"Print the program after a phase instead: {', '.join(PHASES)}."
+)
+@click.option("--dump", type=PATH, metavar="DIR", help="Also write the program after each phase, as text.")
 @click.option("--verify/--no-verify", default=True, help="Run the self-test when this machine can.")
 @json_option
 def command(
@@ -49,6 +56,8 @@ def command(
     output: Path,
     name: str | None,
     dims: tuple[str, ...],
+    stop_after: str | None,
+    dump: Path | None,
     verify: bool,
     as_json: bool,
 ) -> None:
@@ -59,57 +68,55 @@ def command(
       isthmus compile model.onnx
       isthmus compile model.onnx --target host --dim batch=1 --dim seq=1..512 -o dist
       bundle=$(isthmus compile model.onnx) && isthmus verify $bundle
+      isthmus compile model.onnx --stop-after fuse
+      isthmus compile model.onnx --dump dump/
     """
     started = time.perf_counter()
     warnings: list[Problem] = []
-    with Steps() as steps:
-        options = Options(
-            name=name,
-            dims=parse_dims(dims),
-            verify=verify,
-            cache=cache_dir(os.environ),
-            progress=steps.begin,
-            warn=warnings.append,
-        )
-        bundle = compile_model(model, target, output, options)
-    show_problems(warnings)
-    _show(bundle, time.perf_counter() - started, warnings, as_json)
+    dumper = Dumper(dump)
+    try:
+        with Steps() as steps:
+            options = Options(
+                name=name,
+                dims=parse_dims(dims),
+                verify=verify,
+                cache=cache_dir(os.environ),
+                progress=steps.begin,
+                watch=dumper.watch,
+                warn=warnings.append,
+            )
+            if stop_after is not None:
+                check_phase(stop_after)
+            chip = find_target(target)
+            program = read_model(model, options)
+            dumper.imported(program)
+            if stop_after is not None:
+                text = show(transform(program, chip, stop_after, options))
+            else:
+                bundle = compile_program(program, chip, output, options)
+    finally:
+        # Both are most wanted when a later step failed.
+        dumper.write()
+        show_problems(warnings)
+    if stop_after is not None:
+        click.echo(text, nl=False)
+    else:
+        _show(bundle, time.perf_counter() - started, warnings, as_json)
 
 
-class Steps:
-    """Tells a terminal what is going on: the step under way, and how long each finished one took."""
+def check_phase(name: str) -> None:
+    """Raise ModelError (unknown-phase) unless there is a phase called `name`."""
+    if name not in PHASES:
+        text = f"no phase called {name!r}"
+        raise ModelError(Problem(Code.UNKNOWN_PHASE, text, "--stop-after", nearest(name, PHASES)))
 
-    def __init__(self) -> None:
-        self._console = console(sys.stderr)
-        self._status: Status | None = self._console.status("starting") if sys.stderr.isatty() else None
-        self._current = ""
-        self._since = 0.0
 
-    def __enter__(self) -> Steps:
-        if self._status is not None:
-            self._status.start()
-        return self
-
-    def begin(self, step: str) -> None:
-        """The next step begins; the one before is done."""
-        self._finish()
-        self._current, self._since = step, time.perf_counter()
-        if self._status is not None:
-            self._status.update(f"{step} ...")
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self._finish()
-        if self._status is not None:
-            self._status.stop()
-
-    def _finish(self) -> None:
-        if self._current and self._status is not None:
-            seconds = seconds_text(time.perf_counter() - self._since)
-            self._console.print(f"  {self._current:<16} {seconds:>8}")
-        self._current = ""
+def transform(program: Program, chip: Target, stop_after: str, options: Options) -> Program:
+    """`program` after the phases up to `stop_after`."""
+    if stop_after == IMPORT:
+        return program
+    options.progress("passes")
+    return pipeline.run(program, chip, stop_after=stop_after, watch=options.watch)
 
 
 def _show(bundle: Bundle, seconds: float, warnings: list[Problem], as_json: bool) -> None:

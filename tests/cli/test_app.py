@@ -30,7 +30,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
 
 def test_commands_are_the_modules() -> None:
     folder = Path(app.__file__).parent
-    others = {"__init__", "app", "arguments", "crash", "output"}
+    others = {"__init__", "app", "arguments", "crash", "output", "steps"}
     assert set(app.COMMANDS) == {path.stem for path in folder.glob("*.py")} - others
 
 
