@@ -75,6 +75,8 @@ def unpack(package: Package, folder: Path) -> None:
         ready = Path(temporary) / "files"
         ready.mkdir()
         with zipfile.ZipFile(wheel) as archive:
+            if missing := set(package.files.values()) - set(archive.namelist()):
+                raise FetchError(f"{wheel.name} does not hold {', '.join(sorted(missing))}")
             for name, inside in package.files.items():
                 # Written under our own name: no path out of the archive is ever used on disk.
                 with archive.open(inside) as source, (ready / name).open("xb") as target:
