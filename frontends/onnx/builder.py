@@ -1,0 +1,250 @@
+"""Tensors while importing, and the builder that turns IR ops on them into contents or into values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isthmus.frontends.onnx import symbolic
+from isthmus.frontends.onnx.equations import equations
+from isthmus.frontends.onnx.facts import Facts, Restart, conclude
+from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product
+from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, weight_of
+from isthmus.ir.types import Array, DType, TensorType
+from isthmus.ops import OPS, movement, pointwise
+
+# Weights up to this many elements are looked at while importing.
+MAX_LOOK = 1 << 12
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """One ONNX value: its contents when they are known at import, its IR value when it has one."""
+
+    type: TensorType
+    known: Array | None = None
+    value: Value | None = None
+
+    @property
+    def shape(self) -> Shape:
+        return self.type.shape
+
+    @property
+    def rank(self) -> int:
+        return self.type.rank
+
+    @property
+    def dtype(self) -> DType:
+        return self.type.dtype
+
+
+class Builder:
+    """Applies IR ops to tensors; what is known is computed now, the rest becomes IR values.
+
+    `loc` is the node being imported; it is given to every value made.
+    """
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.loc = ""
+        self._values: dict[Tensor, Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
+        self._names: set[str] = set()
+
+    # --- contents ---
+
+    def known(self, tensor: Tensor) -> Array | None:
+        """The contents of `tensor` if they are known at import."""
+        if tensor.known is not None:
+            return tensor.known
+        weight = weight_of(tensor.value) if tensor.value is not None else None
+        if weight is None or math.prod(weight.type.static_shape) > self._look(weight.type.dtype):
+            return None
+        return weight.read()
+
+    @staticmethod
+    def _look(dtype: DType) -> int:
+        # Integers may become shapes, large tables of positions included.
+        return MAX_LOOK if dtype.is_float else symbolic.MAX_ELEMENTS
+
+    def number(self, value: float, dtype: DType) -> Tensor:
+        """A scalar constant."""
+        return self.array(np.asarray(value).astype(dtype.numpy))
+
+    def array(self, array: Array) -> Tensor:
+        """A constant with plain contents."""
+        return Tensor(TensorType(DType.of(array.dtype), array.shape), array)
+
+    def dims(self, shape: Iterable[Dim], dtype: DType = DType.I64) -> Tensor:
+        """A vector of sizes."""
+        array = symbolic.objects(map(self.facts.resolve, shape))
+        return Tensor(TensorType(dtype, array.shape), self._settled(array, dtype))
+
+    def dim(self, dim: Dim, dtype: DType = DType.I64) -> Tensor:
+        """A size as a scalar."""
+        array = symbolic.objects([self.facts.resolve(dim)]).reshape(())
+        return Tensor(TensorType(dtype, ()), self._settled(array, dtype))
+
+    def _settled(self, array: Array, dtype: DType) -> Array:
+        settled = symbolic.settle(array, dtype, self.facts.bounds)
+        return array if settled is None else settled
+
+    # --- values ---
+
+    def value(self, tensor: Tensor) -> Value:
+        """`tensor` as an IR value; contents become a weight, or ops that make sizes at run time."""
+        if tensor.value is not None:
+            return tensor.value
+        if tensor not in self._values:
+            assert tensor.known is not None
+            self._values[tensor] = self._from_contents(tensor.known, tensor.type)
+        return self._values[tensor]
+
+    def _from_contents(self, known: Array, type_: TensorType) -> Value:
+        if not symbolic.is_symbolic(known):
+            return self._constant(known.astype(type_.dtype.numpy))
+        flat = list(known.reshape(-1))
+        if all(d == flat[0] for d in flat):
+            single = self._size(flat[0], type_.dtype)
+            return self._shaped(movement.broadcast, single, type_.shape)
+        pieces = [self._shaped(movement.reshape, self._size(d, type_.dtype), (1,)) for d in flat]
+        joined = movement.concat(*pieces, axis=0, loc=self.loc)
+        return self._shaped(movement.reshape, joined, type_.shape)
+
+    def _size(self, dim: Dim, dtype: DType) -> Value:
+        if isinstance(dim, Expr):
+            return movement.dim_value(dim=(dim,), dtype=dtype, loc=self.loc)
+        return self._constant(np.asarray(dim, dtype.numpy))
+
+    def _shaped(self, op: Op, value: Value, shape: Shape) -> Value:
+        return value if value.shape == shape else op(value, shape=shape, loc=self.loc)
+
+    def _constant(self, array: Array) -> Value:
+        """Equal constants are one weight."""
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = constant(self.unique(self.loc or "constant"), array, self.loc)
+        return self._constants[key]
+
+    def unique(self, name: str) -> str:
+        """`name`, with a number if a weight has it already."""
+        chosen, count = name, 1
+        while chosen in self._names:
+            chosen, count = f"{name}.{count}", count + 1
+        self._names.add(chosen)
+        return chosen
+
+    # --- ops ---
+
+    def op(self, op: Op, *args: Tensor, **attrs: Attr) -> Tensor:
+        """Apply `op`. Raises TypeMismatch, or `Restart` when a fact about dims would make it fit."""
+        given = {**op.defaults, **attrs}
+        type_ = self._infer(op, args, given)
+        contents = [self.known(a) for a in args]
+        plain = [c for c in contents if c is not None]
+        if len(plain) == len(contents):
+            folded = symbolic.evaluate(op, plain, given, type_, self.facts.bounds)
+            if folded is not None:
+                return Tensor(type_, folded)
+        value = op(*map(self.value, args), loc=self.loc, **attrs)
+        return Tensor(value.t, None, value)
+
+    def _infer(self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr]) -> TensorType:
+        types = [a.type for a in args]
+        if not op.arity[0] <= len(args) <= op.arity[1]:
+            raise TypeMismatch(f"{op.name} takes {op.arity[0]} to {op.arity[1]} arguments, got {len(args)}")
+        try:
+            return op.infer(*types, **attrs).simplify(self.facts.bounds)
+        except TypeMismatch:
+            self.reconcile(equations(op, types, attrs))
+            raise
+
+    def reconcile(self, pairs: Iterable[tuple[Dim, Dim]]) -> None:
+        """Raise `Restart` if a simple fact makes some pair of dims equal."""
+        for a, b in pairs:
+            if a == b:
+                continue
+            conclusion = conclude(a, b, self.facts)
+            if conclusion is not None:
+                raise Restart(conclusion, self.loc)
+
+    def must_equal(self, a: Dim, b: Dim, what: str) -> None:
+        """Raise TypeMismatch (or `Restart`) unless the two sizes are the same."""
+        if self.facts.resolve(a - b) == 0:
+            return
+        self.reconcile([(a, b)])
+        raise TypeMismatch(f"{what}: {a} and {b} differ")
+
+    # --- common forms, without ops that would do nothing ---
+
+    def reshape(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        target = tuple(map(self.facts.resolve, shape))
+        return x if target == x.shape else self.op(movement.reshape, x, shape=target)
+
+    def transpose(self, x: Tensor, perm: Sequence[int]) -> Tensor:
+        order = tuple(perm)
+        return x if order == tuple(range(x.rank)) else self.op(movement.transpose, x, perm=order)
+
+    def swap(self, x: Tensor, a: int, b: int) -> Tensor:
+        """Exchange two axes."""
+        order = list(range(x.rank))
+        order[a], order[b] = order[b], order[a]
+        return self.transpose(x, order)
+
+    def broadcast(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        target = tuple(map(self.facts.resolve, shape))
+        return x if target == x.shape else self.op(movement.broadcast, x, shape=target)
+
+    def cast(self, x: Tensor, dtype: DType) -> Tensor:
+        return x if x.dtype is dtype else self.op(pointwise.cast, x, dtype=dtype)
+
+    def concat(self, parts: Sequence[Tensor], axis: int) -> Tensor:
+        return parts[0] if len(parts) == 1 else self.op(movement.concat, *parts, axis=axis)
+
+    def slice(
+        self, x: Tensor, starts: Sequence[Dim], sizes: Sequence[Dim], steps: Sequence[int] | None = None
+    ) -> Tensor:
+        given = tuple(map(self.facts.resolve, sizes))
+        begins = tuple(map(self.facts.resolve, starts))
+        by = tuple(steps) if steps is not None else (1,) * x.rank
+        if given == x.shape and not any(s != 0 for s in begins) and all(s == 1 for s in by):
+            return x
+        return self.op(movement.slice_, x, starts=begins, sizes=given, steps=by)
+
+    def cut(self, x: Tensor, axis: int, start: Dim, size: Dim) -> Tensor:
+        """`size` elements from `start` along one axis."""
+        starts: list[Dim] = [0] * x.rank
+        sizes = list(x.shape)
+        starts[axis], sizes[axis] = start, size
+        return self.slice(x, starts, sizes)
+
+    def full(self, shape: Sequence[Dim], value: float, dtype: DType) -> Tensor:
+        target = tuple(map(self.facts.resolve, shape))
+        if float(value) != value and value == value:
+            return self.broadcast(self.number(value, dtype), target)  # an integer beyond 2**53
+        return self.op(movement.full, shape=target, value=float(value), dtype=dtype)
+
+    def iota(self, shape: Sequence[Dim], axis: int, dtype: DType = DType.I64) -> Tensor:
+        target = tuple(map(self.facts.resolve, shape))
+        return self.op(movement.iota, shape=target, axis=axis, dtype=dtype)
+
+    def call(self, name: str, *args: Tensor, **attrs: Attr) -> Tensor:
+        """`op` by the op's name; Python numbers are not accepted."""
+        return self.op(OPS[name], *args, **attrs)
+
+    def quotient(self, whole: Sequence[Dim], parts: Sequence[Dim]) -> Dim:
+        """product(whole) / product(parts), cancelling equal factors first."""
+        left, right = list(whole), []
+        for part in parts:
+            if part in left:
+                left.remove(part)
+            else:
+                right.append(part)
+        top, bottom = self.facts.resolve(product(tuple(left))), self.facts.resolve(product(tuple(right)))
+        if bottom == 0:
+            return 0
+        exact = divide_exactly(top, bottom)
+        return self.facts.resolve(floordiv(top, bottom) if exact is None else exact)

@@ -1,0 +1,5 @@
+"""."""
+
+from isthmus.frontends.onnx.node import Importer
+
+OPERATORS: dict[str, Importer] = {}
