@@ -46,14 +46,15 @@ def _silent(_: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Everything besides model and chip that a compile can be told. Only `name` and `dims` change the bundle.
+    """Everything besides model and chip that a compile can be told. Only the first three change the bundle.
 
-    `dims` fixes (an int) or bounds (low, high) named dims. `progress` is told each step as it begins,
+    `start` is the first phase to run, for a program that was dumped. `dims` fixes (an int) or bounds (low, high) named dims. `progress` is told each step as it begins,
     `watch` sees each pass, `warn` what is odd but not wrong. `cache` is the folder of compiled kernels.
     """
 
     name: str | None = None
     dims: Mapping[str, DimSpec] = field(default_factory=dict)
+    start: str = pipeline.PHASES[0].name
     verify: bool = True
     cache: Path | None = None
     progress: Callable[[str], None] = _silent
@@ -100,7 +101,7 @@ def compile_program(program: Program, target: Target, output: Path, options: Opt
         options.watch(step)
 
     options.progress("passes")
-    fused = pipeline.run(program, target, watch=watch)
+    fused = pipeline.run(program, target, start=options.start, watch=watch)
     options.progress("plan")
     plan = lower(fused, fused.main, target)
     layout = lay_out(plan.weights)
@@ -217,8 +218,6 @@ def report(program: Program, plan: Plan, objects: Mapping[str, bytes], fired: Co
             for number, stage in enumerate(plan.stages)
             for call in stage.calls
         ],
-        "weights": [
-            {"name": w.name, "type": str(w.type), "bytes": w.type.nbytes} for w in plan.weights
-        ],
+        "weights": [{"name": w.name, "type": str(w.type), "bytes": w.type.nbytes} for w in plan.weights],
     }
     return (json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -20,18 +20,19 @@ from isthmus.cli.output import (
 )
 from isthmus.cli.steps import Steps
 from isthmus.codegen.cache import cache_dir
-from isthmus.driver import IMPORT, PHASES, Bundle, Options, compile_program, find_target, read_model
+from isthmus.driver import PHASES, Bundle, Options, compile_program, find_target, read_model
 from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.ir.graph import Program
 from isthmus.ir.printer import show
+from isthmus.ops import text
 from isthmus.passes import pipeline
 from isthmus.target import Target
 from isthmus.tools.dump import Dumper
 
 
 @click.command("compile")
-@click.argument("model", type=PATH, metavar="MODEL.onnx")
+@click.argument("model", type=PATH)
 @click.option("--target", default="host", show_default=True, help="The chip; `isthmus targets` lists them.")
 @click.option(
     "-o", "--output", type=PATH, default=Path("dist"), show_default=True, help="The folder bundles go into."
@@ -48,6 +49,7 @@ from isthmus.tools.dump import Dumper
     "--stop-after", metavar="PHASE", help=f"Print the program after a phase instead: {', '.join(PHASES)}."
 )
 @click.option("--dump", type=PATH, metavar="DIR", help="Also write the program after each phase, as text.")
+@click.option("--resume-from", metavar="PHASE", help="MODEL is such a text; the first phase it still needs.")
 @click.option("--verify/--no-verify", default=True, help="Run the self-test when this machine can.")
 @json_option
 def command(
@@ -58,10 +60,11 @@ def command(
     dims: tuple[str, ...],
     stop_after: str | None,
     dump: Path | None,
+    resume_from: str | None,
     verify: bool,
     as_json: bool,
 ) -> None:
-    """Compile MODEL.onnx for a chip and print the path of the bundle.
+    """Compile MODEL, an ONNX file, for a chip and print the path of the bundle.
 
     \b
     Examples:
@@ -69,9 +72,11 @@ def command(
       isthmus compile model.onnx --target host --dim batch=1 --dim seq=1..512 -o dist
       bundle=$(isthmus compile model.onnx) && isthmus verify $bundle
       isthmus compile model.onnx --stop-after fuse
-      isthmus compile model.onnx --dump dump/
+      isthmus compile model.onnx --dump dump
+      isthmus compile dump/1.clean.txt --resume-from fuse
     """
     started = time.perf_counter()
+    check_phases(stop_after, resume_from)
     warnings: list[Problem] = []
     dumper = Dumper(dump)
     try:
@@ -79,44 +84,47 @@ def command(
             options = Options(
                 name=name,
                 dims=parse_dims(dims),
+                start=resume_from or PHASES[1],
                 verify=verify,
                 cache=cache_dir(os.environ),
                 progress=steps.begin,
                 watch=dumper.watch,
                 warn=warnings.append,
             )
-            if stop_after is not None:
-                check_phase(stop_after)
             chip = find_target(target)
-            program = read_model(model, options)
-            dumper.imported(program)
-            if stop_after is not None:
-                text = show(transform(program, chip, stop_after, options))
-            else:
+            program = read_model(model, options) if resume_from is None else text.load(model)
+            dumper.begin(PHASES[PHASES.index(options.start) - 1], program)
+            if stop_after is None:
                 bundle = compile_program(program, chip, output, options)
+            else:
+                program = transform(program, chip, stop_after, options)
     finally:
         # Both are most wanted when a later step failed.
-        dumper.write()
+        dumper.write(PHASES)
         show_problems(warnings)
-    if stop_after is not None:
-        click.echo(text, nl=False)
-    else:
+    if stop_after is None:
         _show(bundle, time.perf_counter() - started, warnings, as_json)
+    else:
+        click.echo(show(program), nl=False)
 
 
-def check_phase(name: str) -> None:
-    """Raise ModelError (unknown-phase) unless there is a phase called `name`."""
-    if name not in PHASES:
-        text = f"no phase called {name!r}"
-        raise ModelError(Problem(Code.UNKNOWN_PHASE, text, "--stop-after", nearest(name, PHASES)))
+def check_phases(stop_after: str | None, resume_from: str | None) -> None:
+    """Raise ModelError (unknown-phase) for a name that is no phase, or nothing to resume."""
+    for option, name, known in (
+        ("--stop-after", stop_after, PHASES),
+        ("--resume-from", resume_from, PHASES[1:]),
+    ):
+        if name is not None and name not in known:
+            message = f"no phase called {name!r}"
+            raise ModelError(Problem(Code.UNKNOWN_PHASE, message, option, nearest(name, known)))
 
 
 def transform(program: Program, chip: Target, stop_after: str, options: Options) -> Program:
     """`program` after the phases up to `stop_after`."""
-    if stop_after == IMPORT:
+    if PHASES.index(stop_after) < PHASES.index(options.start):
         return program
     options.progress("passes")
-    return pipeline.run(program, chip, stop_after=stop_after, watch=options.watch)
+    return pipeline.run(program, chip, start=options.start, stop_after=stop_after, watch=options.watch)
 
 
 def _show(bundle: Bundle, seconds: float, warnings: list[Problem], as_json: bool) -> None:
