@@ -48,8 +48,9 @@ def _silent(_: str) -> None:
 class Options:
     """Everything besides model and chip that a compile can be told. Only the first three change the bundle.
 
-    `start` is the first phase to run, for a program that was dumped. `dims` fixes (an int) or bounds (low, high) named dims. `progress` is told each step as it begins,
-    `watch` sees each pass, `warn` what is odd but not wrong. `cache` is the folder of compiled kernels.
+    `dims` fixes (an int) or bounds (low, high) named dims. `start` is the first phase to run, for a program
+    that was dumped. `progress` is told each step as it begins, `watch` sees each pass, `warn` what is odd but
+    not wrong. `cache` is the folder of compiled kernels.
     """
 
     name: str | None = None

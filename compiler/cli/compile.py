@@ -110,10 +110,8 @@ def command(
 
 def check_phases(stop_after: str | None, resume_from: str | None) -> None:
     """Raise ModelError (unknown-phase) for a name that is no phase, or nothing to resume."""
-    for option, name, known in (
-        ("--stop-after", stop_after, PHASES),
-        ("--resume-from", resume_from, PHASES[1:]),
-    ):
+    asked = (("--stop-after", stop_after, PHASES), ("--resume-from", resume_from, PHASES[1:]))
+    for option, name, known in asked:
         if name is not None and name not in known:
             message = f"no phase called {name!r}"
             raise ModelError(Problem(Code.UNKNOWN_PHASE, message, option, nearest(name, known)))

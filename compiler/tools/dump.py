@@ -28,7 +28,7 @@ class Dumper:
         self._programs[step.phase] = step.after
 
     def write(self, phases: tuple[str, ...]) -> None:
-        """Write the files, numbered by the place of their phase in `phases`. Raises ModelError (cannot-write)."""
+        """Write the files, numbered by the place of their phase in `phases`. Raises `ModelError`."""
         if self._folder is None:
             return
         for phase, program in self._programs.items():

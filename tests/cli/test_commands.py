@@ -75,6 +75,35 @@ def test_compile_refuses_bad_requests(
     assert not folder.exists()
 
 
+def test_compile_stops_after_a_phase(model: Path, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "dist"
+    command = ["compile", str(model), "-o", str(folder), "--stop-after"]
+    texts = []
+    for phase in ("import", "clean", "fuse", "legalize"):
+        assert app.run([*command, phase]) == 0
+        texts.append(capsys.readouterr().out)
+    assert all(text.startswith("program tiny") for text in texts)
+    assert "relu(" in texts[0]
+    assert "relu(" not in texts[2], "fused into the matmul"
+    assert not folder.exists()
+    refused(capsys, [*command, "fsue"], "E1007 unknown-phase", "did you mean 'fuse'?")
+
+
+def test_compile_dumps_and_resumes(model: Path, bundle: Path, tmp_path: Path, capsys: Capture) -> None:
+    dump = tmp_path / "dump"
+    assert app.run(["compile", str(model), "--dump", str(dump), "-o", str(tmp_path / "one")]) == 0
+    names = sorted(path.name for path in dump.glob("*.txt"))
+    assert names == ["0.import.txt", "1.clean.txt", "2.fuse.txt", "3.legalize.txt"]
+    resume = ["compile", str(dump / "1.clean.txt"), "--resume-from", "fuse"]
+    assert app.run([*resume, "-o", str(tmp_path / "two")]) == 0
+    (found,) = (tmp_path / "two").iterdir()
+    assert (found / "lib/libmodel.so").read_bytes() == (bundle / "lib/libmodel.so").read_bytes()
+    capsys.readouterr()
+    assert app.run([*resume, "--stop-after", "fuse"]) == 0
+    assert capsys.readouterr().out == (dump / "2.fuse.txt").read_text()
+    refused(capsys, ["compile", str(dump / "1.clean.txt"), "--resume-from", "import"], "E1007 unknown-phase")
+
+
 def test_compile_refuses_what_is_no_model(tmp_path: Path, capsys: Capture) -> None:
     text = tmp_path / "text.onnx"
     text.write_text("This is not a model.")
