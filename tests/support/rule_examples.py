@@ -58,7 +58,7 @@ def _hole(name: str, given: object, dtype: DType, is_weight: bool) -> Value:
         return movement.full(shape=(), value=float(given), dtype=dtype)
     text, _, contents = str(given).partition(" = ")
     type_ = parse_type(text)
-    if is_weight:
+    if is_weight or contents == "weight":
         rng = np.random.default_rng(len(name) + type_.rank)
         return constant(name, rng.standard_normal(type_.static_shape).astype(type_.dtype.numpy))
     if not contents:
@@ -129,14 +129,12 @@ def _work(value: Value) -> float:
     name = value.op.name
     if value.is_leaf or name == "full":
         return 0
-    if name == "matmul":
+    if name in ("matmul", "linear"):
         return 2.0 * size * _count(value.args[0].shape[-1:])
-    if name == "linear":
-        return 2.0 * size * _count(value.args[0].shape[-1:]) + (0.5 * size)
     if name == "attention":
         return 4.0 * _count(value.args[0].shape) * _count(value.args[1].shape[2:3])
     if name in ("softmax", "layer_norm"):
-        return 12.0 * size
+        return 10.0 * size
     if Trait.REDUCTION in value.op.traits or value.op in reduce.ALL:
         return float(_count(value.args[0].shape))
     if Trait.MOVEMENT in value.op.traits:

@@ -1,3 +1,27 @@
+"""The passes of the phase `fuse`."""
+
 from __future__ import annotations
 
-FUSE_PASSES = ()
+from isthmus.passes.clean.movement import MOVEMENT
+from isthmus.passes.clean.phase import TIDY
+from isthmus.passes.clean.scalars import SCALARS
+from isthmus.passes.fuse import activations, attention, heads, linear, normalization
+from isthmus.passes.fuse.wide import WideLinear
+from isthmus.passes.steps import Pass, Rewrite
+
+FUSE_PASSES: tuple[Pass, ...] = (
+    Rewrite("fuse-activations", activations.ACTIVATIONS),
+    Rewrite("fuse-layer-norm", (*normalization.WRITTEN_OUT, *normalization.SCALE_AND_SHIFT)),
+    # Before linear: the scores of one head must not look like a product with a constant.
+    Rewrite(
+        "fuse-attention",
+        (*heads.MERGED, *attention.WRITTEN_OUT, *heads.FACTORS, *heads.SHARED, *MOVEMENT, *SCALARS),
+    ),
+    # Biases first, then what is added: a bias is added to a product alone, a residual to a whole layer.
+    Rewrite("fuse-linear", (*linear.MATMUL, *linear.BIAS)),
+    Rewrite("fuse-residual", (*linear.RESIDUAL, *linear.BIAS)),
+    Rewrite("fuse-activation", linear.ACTIVATION),
+    Rewrite("fuse-layer-norm-residual", normalization.RESIDUAL),
+    WideLinear(),
+    TIDY,
+)
