@@ -18,13 +18,24 @@ hole's default may restrict what it takes:
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.graph import HOLE, Attr, Graph, Marker, Trait, Value, use_counts, weight_of
+from isthmus.ir.graph import (
+    HOLE,
+    Attr,
+    Graph,
+    Marker,
+    Trait,
+    TypeMismatch,
+    Value,
+    use_counts,
+    weight_of,
+)
 
 # More rewrites of one node than any sane rule set needs; reaching it means two rules undo each other.
 MAX_REWRITES_PER_NODE = 200
@@ -65,7 +76,7 @@ Restriction = scalar | weight | such
 
 
 def splat(value: Value) -> float | None:
-    """The number all elements of a floating-point or integer constant equal, else None. Small constants only."""
+    """The number that all elements of a small constant (not of booleans) equal, else None."""
     if value.op.name == "full":
         return float(value.attr("value"))
     handle = weight_of(value)
@@ -107,7 +118,7 @@ class Match:
         return number
 
     def uses(self, name: str) -> int:
-        """How many users the value bound to `name` has in the graph before the sweep."""
+        """How often the value bound to `name` is an argument or an output, in the graph rewritten so far."""
         return self._uses.get(self.value(name), 1)
 
 
@@ -141,6 +152,7 @@ class Rule:
         return self.find(**{name: Value(HOLE, (), (("name", name),), None) for name in self.restrictions()})
 
     def replacement(self, match: Match) -> Value:
+        """What to put in the place of `match`. A `make` whose only parameter is `m` is given the match."""
         wanted = inspect.signature(self.make).parameters
         if list(wanted) == ["m"]:
             return self.make(match)
@@ -151,8 +163,8 @@ NAMED = replace(HOLE, name="named", arity=(1, 1))
 
 
 def named(name: str, inner: Value) -> Value:
-    """In a pattern: bind the value that matches `inner` to `name`."""
-    return Value(NAMED, (inner,), (("name", name),), None)
+    """In a pattern: bind the value that matches `inner` to `name`. On values of a graph: `inner` itself."""
+    return inner if inner.type is not None else Value(NAMED, (inner,), (("name", name),), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +183,9 @@ def _ignore(_: Event) -> None:
     return None
 
 
+Bound = dict[str, "Value | Attr"]
+
+
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     rule: Rule
@@ -178,39 +193,52 @@ class _Prepared:
     restrictions: Mapping[str, Restriction | None]
 
 
-def _match(
-    pattern: Value, value: Value, bound: dict[str, Value | Attr], rule: _Prepared
-) -> Iterator[dict[str, Value | Attr]]:
-    """Yield every way `value` fits `pattern`, extending `bound`. Commutative arguments are tried both ways."""
+def _prepare(rules: Sequence[Rule]) -> Mapping[str, Sequence[_Prepared]]:
+    """The rules by the op that their patterns end in, in the given order."""
+    prepared: dict[str, list[_Prepared]] = {}
+    for rule in rules:
+        pattern = root = rule.pattern()
+        while root.op is NAMED:
+            (root,) = root.args
+        prepared.setdefault(root.op.name, []).append(_Prepared(rule, pattern, rule.restrictions()))
+    return prepared
+
+
+def _match(pattern: Value, value: Value, bound: Bound, rule: _Prepared) -> Iterator[Bound]:
+    """Yield every way `value` fits `pattern`, extending `bound`. Commutative arguments are tried both ways.
+
+    A pattern is matched as a tree: two parts of it that look the same may meet two values that do.
+    """
     if pattern.op is HOLE:
-        name = pattern.attr("name")
-        if name in bound:
-            if bound[name] is value:
-                yield bound
-            return
-        restriction = rule.restrictions[name]
+        restriction = rule.restrictions[pattern.attr("name")]
         if restriction is None or restriction.accepts(value):
-            yield {**bound, name: value}
+            yield from _bind(pattern.attr("name"), value, bound)
         return
     if pattern.op is NAMED:
         for found in _match(pattern.args[0], value, bound, rule):
-            yield {**found, pattern.attr("name"): value}
+            yield from _bind(pattern.attr("name"), value, found)
         return
     if pattern.op is not value.op or len(pattern.args) != len(value.args):
         return
     matched = _match_attrs(pattern, value, bound)
     if matched is None:
         return
-    orders = [value.args]
-    if Trait.COMMUTATIVE in pattern.op.traits and len(value.args) == 2:
-        orders.append(value.args[::-1])
-    for order in orders:
-        yield from _match_all(pattern.args, order, matched, rule)
+    yield from _match_all(pattern.args, value.args, matched, rule)
+    if Trait.COMMUTATIVE in pattern.op.traits and len(value.args) == 2 and value.args[0] is not value.args[1]:
+        yield from _match_all(pattern.args, value.args[::-1], matched, rule)
+
+
+def _bind(name: str, value: Value, bound: Bound) -> Iterator[Bound]:
+    """A name stands for one value."""
+    if name not in bound:
+        yield {**bound, name: value}
+    elif bound[name] is value:
+        yield bound
 
 
 def _match_all(
-    patterns: Sequence[Value], values: Sequence[Value], bound: dict[str, Value | Attr], rule: _Prepared
-) -> Iterator[dict[str, Value | Attr]]:
+    patterns: Sequence[Value], values: Sequence[Value], bound: Bound, rule: _Prepared
+) -> Iterator[Bound]:
     if not patterns:
         yield bound
         return
@@ -218,10 +246,8 @@ def _match_all(
         yield from _match_all(patterns[1:], values[1:], found, rule)
 
 
-def _match_attrs(
-    pattern: Value, value: Value, bound: dict[str, Value | Attr]
-) -> dict[str, Value | Attr] | None:
-    for (name, wanted), (_, got) in zip(pattern.attrs, value.attrs, strict=True):
+def _match_attrs(pattern: Value, value: Value, bound: Bound) -> Bound | None:
+    for (_, wanted), (_, got) in zip(pattern.attrs, value.attrs, strict=True):
         if isinstance(wanted, Marker):
             if not wanted.name:
                 continue
@@ -229,7 +255,8 @@ def _match_attrs(
                 return None
             bound = {**bound, wanted.name: got}
         elif isinstance(wanted, float) and isinstance(got, float):
-            if not np.isclose(wanted, got, rtol=1e-6):
+            # Constants went through f32 on their way here.
+            if not math.isclose(wanted, got, rel_tol=1e-6):
                 return None
         elif wanted != got:
             return None
@@ -237,83 +264,88 @@ def _match_attrs(
 
 
 def rewrite(graph: Graph, rules: Sequence[Rule], watch: Watch = _ignore) -> Graph:
-    """Apply `rules` bottom-up until none fits, in one sweep. Returns `graph` itself when nothing changed.
+    """Apply `rules` bottom-up, in one sweep. Returns `graph` itself when nothing changed.
 
-    A rule that fires at a node is tried against what it made, too. `watch` sees every firing and refusal.
+    Rules are tried in order, and again on what they make, until none fits there. Whatever a rule makes
+    without a location gets that of the value it replaces. `watch` sees every firing and refusal. Raises
+    `CompilerBug` for rules that undo each other, and for one that changes a type.
     """
-    prepared: dict[str, list[_Prepared]] = {}
-    for rule in rules:
-        pattern = rule.pattern()
-        prepared.setdefault(
-            pattern.op.name if pattern.op is not NAMED else pattern.args[0].op.name, []
-        ).append(_Prepared(rule, pattern, rule.restrictions()))
-    sweep = _Sweep(prepared, use_counts(graph), watch)
+    sweep = _Sweep(graph, _prepare(rules), watch)
     for node in graph.nodes():
-        sweep.visit(node)
-    return graph.with_outputs(tuple(sweep.done.get(v, v) for _, v in graph.outputs))
+        sweep.settle(node)
+    return graph.with_outputs(tuple(sweep.done[v] for _, v in graph.outputs))
 
 
 class _Sweep:
-    def __init__(
-        self, rules: Mapping[str, Sequence[_Prepared]], uses: dict[Value, int], watch: Watch
-    ) -> None:
+    """`done` says what became of each value. `uses` counts the users of each value that is in the graph so
+    far, in which settled values are below and the original ones above; of any other value it is 0."""
+
+    def __init__(self, graph: Graph, rules: Mapping[str, Sequence[_Prepared]], watch: Watch) -> None:
         self.rules = rules
-        self.uses = uses
         self.watch = watch
-        self.done: dict[Value, Value] = {}
+        self.uses = use_counts(graph)
+        self.done: dict[Value, Value] = {v: v for v in graph.inputs}
 
-    def visit(self, node: Value) -> None:
-        args = tuple(self.done.get(a, a) for a in node.args)
-        new = node
-        if any(a is not b for a, b in zip(args, node.args, strict=True)):
-            new = replace(node, args=args)
-            self.uses[new] = self.uses.get(node, 1)
-        self.done[node] = self._settle(new)
+    def settle(self, node: Value) -> None:
+        """Decide what becomes of `node`, whose arguments are settled, and of what rules make in its place."""
+        # Without recursion: `made` remembers what is to stand for a value once that is settled itself.
+        made: dict[Value, Value] = {}
+        age: dict[Value, int] = {node: 0}
+        stack = [node]
+        while stack:
+            value = stack[-1]
+            if value in self.done:
+                stack.pop()
+            elif value in made:
+                if made[value] in self.done:
+                    self.done[value] = self.done[made[value]]
+                else:
+                    stack.append(made[value])
+            elif unsettled := [a for a in value.args if a not in self.done]:
+                age.update((a, age[value]) for a in unsettled if a not in age)
+                stack.extend(reversed(unsettled))
+            else:
+                placed = self._placed(value, node.loc)
+                new = self._fire(placed)
+                if new is None:
+                    self.done[value] = self.done[placed] = placed
+                    continue
+                made[value] = new
+                age.setdefault(new, age[value] + 1)
+                if age[new] > MAX_REWRITES_PER_NODE:
+                    names = [p.rule.name for p in self.rules[placed.op.name]]
+                    raise CompilerBug(f"rules undo each other at {placed.op.name} ({node.loc}): {names}")
 
-    def _settle(self, node: Value) -> Value:
-        """Rewrite `node`, and whatever new values that makes, until no rule fits."""
-        for _ in range(MAX_REWRITES_PER_NODE):
-            new = self._rewrite_once(node)
-            if new is None:
-                return node
-            uses = self.uses.get(node, 1)
-            # A value that was there before keeps its other users.
-            self.uses[new] = self.uses[new] + uses - 1 if new in self.uses else uses
-            node = self._settle_made(new, node.loc)
-        raise CompilerBug(
-            f"rules undo each other at {node.op.name} ({node.loc}): {[p.rule.name for p in self.rules[node.op.name]]}"
-        )
-
-    def _settle_made(self, node: Value, loc: str) -> Value:
-        """Arguments that a rule has just made are new values too: place them at `loc` and visit them."""
-        for arg in node.args:
-            if arg in self.uses:
-                continue
-            self.uses[arg] = node.args.count(arg)
-            if arg.is_leaf:
-                continue
-            placed = arg if arg.loc else replace(arg, loc=loc)
-            self.uses[placed] = self.uses[arg]
-            self.done[arg] = self._settle(self._settle_made(placed, loc))
-        args = tuple(self.done.get(a, a) for a in node.args)
-        if all(a is b for a, b in zip(args, node.args, strict=True)):
-            return node
-        new = replace(node, args=args)
-        self.uses[new] = self.uses.get(node, 1)
+    def _placed(self, value: Value, loc: str) -> Value:
+        """`value` over settled arguments, and with a location."""
+        args = tuple(self.done[a] for a in value.args)
+        same = all(a is b for a, b in zip(args, value.args, strict=True))
+        if same and (value.loc or value.is_leaf or not loc):
+            return value
+        new = replace(value, args=args, loc=value.loc or loc)
+        # What used the old arguments has been counted as using the new ones since those were settled.
+        self.uses[new] = self.uses.pop(value, 0)
         return new
 
-    def _rewrite_once(self, node: Value) -> Value | None:
+    def _fire(self, node: Value) -> Value | None:
+        """What the first rule that fits and does not refuse puts in the place of `node`."""
         for prepared in self.rules.get(node.op.name, ()):
             match = self._first_allowed(prepared, node)
             if match is None:
                 continue
-            made = prepared.rule.replacement(match)
-            if made.type != node.type:
+            name = prepared.rule.name
+            try:
+                new = prepared.rule.replacement(match)
+            except TypeMismatch as error:
                 raise CompilerBug(
-                    f"{prepared.rule.name} changed the type at {node.loc}: {node.type} became {made.type}"
-                )
-            self.watch(Event(prepared.rule.name, node))
-            return made if made.loc or made.is_leaf or made in self.uses else replace(made, loc=node.loc)
+                    f"{name} cannot be applied at {node.op.name} ({node.loc}): {error}"
+                ) from error
+            if new.type != node.type:
+                raise CompilerBug(f"{name} changed the type at {node.loc}: {node.type} became {new.type}")
+            self.watch(Event(name, node))
+            if not self._replace(node, new):
+                raise CompilerBug(f"{name} keeps what it replaces, at {node.op.name} ({node.loc})")
+            return new
         return None
 
     def _first_allowed(self, prepared: _Prepared, node: Value) -> Match | None:
@@ -321,9 +353,32 @@ class _Sweep:
         for bound in _match(prepared.pattern, node, {}, prepared):
             match = Match(node, self.uses)
             match.bound = bound
-            reason = prepared.rule.unless(match)
-            if reason is None:
+            refusal = prepared.rule.unless(match)
+            if refusal is None:
                 return match
+            reason = reason or refusal
         if reason:
             self.watch(Event(prepared.rule.name, node, reason))
         return None
+
+    # --- use counts: a value is in the graph while it has users, and only then uses its arguments --------
+
+    def _replace(self, old: Value, new: Value) -> bool:
+        """Move the users of `old` to `new`; False if `new` needs `old` itself."""
+        users = self.uses.pop(old, 0)
+        arrived = [(new, users)]
+        while arrived:
+            value, count = arrived.pop()
+            if value is old:
+                return False
+            before = self.uses.get(value, 0)
+            self.uses[value] = before + count
+            if before == 0:
+                arrived.extend((a, 1) for a in value.args)
+        left = list(old.args)
+        while left:
+            value = left.pop()
+            self.uses[value] -= 1
+            if self.uses[value] == 0:
+                left.extend(value.args)
+        return True
