@@ -130,8 +130,9 @@ def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) ->
     want, have = expected.astype(np.float64), got.astype(np.float64)
     with np.errstate(invalid="ignore"):  # inf - inf
         distance = np.where((want == have) | (np.isnan(want) & np.isnan(have)), 0.0, np.abs(want - have))
-        # Equal is good even where the tolerance is not a number: 0 * inf.
-        good = (distance == 0) | (distance <= tolerance.absolute + tolerance.relative * np.abs(want))
+        close = distance <= tolerance.absolute + tolerance.relative * np.abs(want)
+        # Where an infinity is expected, the tolerance would be infinite too and allow anything.
+        good = (distance == 0) | (np.isfinite(want) & close)
     if good.all():
         return []
     worst = np.unravel_index(

@@ -1,4 +1,4 @@
-"""The C interface of a bundle's library (c/isthmus.h) through ctypes, which runs every call without the GIL."""
+"""The C interface of a bundle's library (c/isthmus.h) through ctypes, which calls it without the GIL."""
 
 from __future__ import annotations
 

@@ -159,7 +159,10 @@ def test_bounds_beyond_the_memory_are_an_error(build_bundle: Callable[..., Path]
 
 
 def test_two_bundles_in_one_process(build_bundle: Callable[..., Path], make_request: MakeRequest) -> None:
-    with load(build_bundle(), threads=2) as two, load(build_bundle("-DSCALE=3.0f", first=5.0), threads=2) as three:
+    with (
+        load(build_bundle(), threads=2) as two,
+        load(build_bundle("-DSCALE=3.0f", first=5.0), threads=2) as three,
+    ):
         inputs = make_request(2, 9)
         for _ in range(3):
             np.testing.assert_array_equal(two(**inputs)["y"], 2 * inputs["x"] + 1)
@@ -168,7 +171,9 @@ def test_two_bundles_in_one_process(build_bundle: Callable[..., Path], make_requ
             np.testing.assert_array_equal(outputs["z"], 5 + outputs["y"].sum(axis=1))
 
 
-def test_a_replaced_bundle_is_loaded_anew(build_bundle: Callable[..., Path], make_request: MakeRequest) -> None:
+def test_a_replaced_bundle_is_loaded_anew(
+    build_bundle: Callable[..., Path], make_request: MakeRequest
+) -> None:
     # The system's loader takes a path it has loaded before for the same library.
     folder, other = build_bundle(), build_bundle("-DSCALE=3.0f")
     inputs = make_request(1, 4)
@@ -198,7 +203,9 @@ def test_sessions_on_several_threads(bundle: Path, make_request: MakeRequest) ->
     assert not failures and not any(thread.is_alive() for thread in threads)
 
 
-def test_one_session_runs_one_request_at_a_time(build_bundle: Callable[..., Path], make_request: MakeRequest) -> None:
+def test_one_session_runs_one_request_at_a_time(
+    build_bundle: Callable[..., Path], make_request: MakeRequest
+) -> None:
     with load(build_bundle("-DSTAGES=400"), threads=1) as session:
         inputs = make_request(1, 400_000)
         started = threading.Event()
@@ -237,7 +244,9 @@ def test_closing(bundle: Path, make_request: MakeRequest) -> None:
     assert (len(os.listdir("/proc/self/task")), len(os.listdir("/proc/self/fd"))) == before
 
 
-def test_closing_waits_for_a_running_request(build_bundle: Callable[..., Path], make_request: MakeRequest) -> None:
+def test_closing_waits_for_a_running_request(
+    build_bundle: Callable[..., Path], make_request: MakeRequest
+) -> None:
     session = load(build_bundle("-DSTAGES=100"), threads=2)
     inputs = make_request(1, 300_000)
     results: list[dict[str, np.ndarray]] = []
