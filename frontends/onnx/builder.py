@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isthmus.frontends.onnx import symbolic
+from isthmus.frontends.onnx import indices, symbolic
 from isthmus.frontends.onnx.equations import equations
 from isthmus.frontends.onnx.facts import Facts, Restart, conclude
 from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product
@@ -53,6 +53,8 @@ class Builder:
         self._values: dict[Tensor, Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
         self._names: set[str] = set()
+        self._linear: dict[Value, indices.Linear] = {}
+        self._looked: dict[Tensor, indices.Linear | None] = {}
 
     # --- contents ---
 
@@ -149,8 +151,58 @@ class Builder:
             folded = symbolic.evaluate(op, plain, given, type_, self.facts.bounds)
             if folded is not None:
                 return Tensor(type_, folded)
+        if (chosen := self._choice(op, args, type_.shape)) is not None:
+            return chosen
+        linear = self._derive(op, args, given, type_)
+        if (
+            linear is not None
+            and linear.is_uniform
+            and op is not movement.full
+            and isinstance(linear.offset, int)
+        ):
+            return self.full(type_.shape, linear.offset, type_.dtype)
         value = op(*map(self.value, args), loc=self.loc, **attrs)
-        return Tensor(value.t, None, value)
+        if linear is not None:
+            self._linear[value] = linear
+        return Tensor(type_, None, value)
+
+    def _derive(
+        self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr], type_: TensorType
+    ) -> indices.Linear | None:
+        if op.name not in indices.RULES:
+            return None
+        arguments = []
+        for arg in args:
+            if (linear := self.linear(arg)) is None:
+                return None
+            arguments.append((linear, arg.shape))
+        return indices.derive(op, arguments, attrs, type_, self.facts.bounds)
+
+    def linear(self, tensor: Tensor) -> indices.Linear | None:
+        """`tensor` as a linear function of its indices, if it is known to be one."""
+        if tensor.value is not None and tensor.value in self._linear:
+            return self._linear[tensor.value]
+        if tensor not in self._looked:
+            known = self.known(tensor)
+            self._looked[tensor] = None if known is None else indices.from_contents(known)
+        return self._looked[tensor]
+
+    def _choice(self, op: Op, args: Sequence[Tensor], shape: Shape) -> Tensor | None:
+        """An argument, where the others are known to leave it as it is."""
+        if op is pointwise.where:
+            condition = self._uniform(args[0])
+            return None if condition is None else self.broadcast(args[1 if condition else 2], shape)
+        if op in (pointwise.logical_and, pointwise.logical_or):
+            neutral = int(op is pointwise.logical_and)
+            for one, other in ((args[0], args[1]), (args[1], args[0])):
+                if (uniform := self._uniform(one)) is not None:
+                    return self.broadcast(other if uniform == neutral else one, shape)
+        return None
+
+    def _uniform(self, tensor: Tensor) -> int | None:
+        """The number that all elements are, if known."""
+        linear = self.linear(tensor)
+        return linear.offset if linear and linear.is_uniform and isinstance(linear.offset, int) else None
 
     def _infer(self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr]) -> TensorType:
         types = [a.type for a in args]
