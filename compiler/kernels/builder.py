@@ -206,6 +206,10 @@ class Builder:
         """Compute `value` here, once, and give it a name. What needs no computing is returned as it is."""
         if isinstance(value, int | float | tirx.IntImm | tirx.FloatImm | tirx.Var):
             return value
+        if element_type(dtype_of(value)) == "bool" and lanes_of(value) > 1:
+            # TVM's analysis of integer ranges fails on a vector of truth values that is given a name.
+            number = self.let(name, self.select(value, 1, 0, "uint8"))
+            return tirx.Not(tirx.EQ(number, self.constant(0, number)))
         variable = tirx.Var(name, value.ty)
         self.emit(tirx.Bind(variable, value))
         return variable
@@ -222,10 +226,10 @@ class Builder:
         """`value` with the type and lanes of `like`."""
         return self.spread(value, lanes_of(like), element_type(dtype_of(like)))
 
-    def select(self, condition: Expr, then: Value, otherwise: Value) -> Expr:
-        """Lane by lane `condition ? then : otherwise`; both sides are computed."""
+    def select(self, condition: Expr, then: Value, otherwise: Value, dtype: str = "float32") -> Expr:
+        """Lane by lane `condition ? then : otherwise`, both computed. `dtype` is for two numbers."""
         values = [v for v in (then, otherwise) if not isinstance(v, int | float)]
-        dtype = element_type(dtype_of(values[0])) if values else "float32"
+        dtype = element_type(dtype_of(values[0])) if values else dtype
         lanes = max(map(lanes_of, [condition, *values]))
         if lanes_of(condition) < lanes:
             condition = tirx.Broadcast(condition, lanes)
@@ -242,10 +246,14 @@ class Builder:
     def cast(self, value: Expr, dtype: str) -> Expr:
         """Convert the number; floats are truncated towards zero."""
         wanted = vector_type(dtype, lanes_of(value))
+        if element_type(dtype_of(value)) == "bool" and dtype != "bool":
+            return self.select(value, 1, 0, dtype)  # see `let`
         return value if dtype_of(value) == wanted else tirx.Cast(wanted, value)
 
     def bits(self, value: Expr, dtype: str) -> Expr:
         """The same bits read as another type of the same width."""
+        if isinstance(value, tirx.IntImm) and value.value == 0:
+            return tirx.const(0, dtype)  # to TVM, a 0 read as another type is a null pointer
         return tirx.reinterpret(vector_type(dtype, lanes_of(value)), value)
 
     def divide(self, a: Value, b: Value) -> Expr:
@@ -271,6 +279,10 @@ class Builder:
     def shuffle(self, vectors: Sequence[Expr], order: Sequence[int]) -> Expr:
         """The lanes `order` of the concatenated `vectors`."""
         return tirx.Shuffle(list(vectors), [tirx.IntImm("int32", lane) for lane in order])
+
+    def lane_numbers(self, lanes: int) -> Expr:
+        """The int32 vector 0, 1, ... lanes - 1."""
+        return tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), lanes)
 
     def reduce(self, value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
         """All lanes combined into one scalar, by halves: log2(lanes) steps, in a fixed order."""

@@ -48,25 +48,27 @@ def transpose_panel(
     k: Builder, source: Memory, panel: Memory, depth: Value, columns: Expr, stride_n: Expr, width: int
 ) -> None:
     """panel[kk, j] = source[kk + j * stride_n] for j < columns, 0 beyond: each column is contiguous."""
-    lanes = k.lanes
+    # A known small depth is transposed in narrower squares.
+    lanes = min(k.lanes, 1 << (depth.bit_length() - 1)) if isinstance(depth, int) else k.lanes
     whole = k.let("whole_depth", k.divide(depth, lanes) * lanes)
     with k.loop("group", 0, width // lanes) as group:
         first = k.let("first_column", group * lanes)
-        with k.when(columns - first >= lanes):
+        with k.when(first < columns):
+            # Beyond the last column it is read again, and zeroed after the transposition.
+            places = [k.smaller(first + i, columns - 1) for i in range(lanes)]
+            rows = [source.at(place * stride_n, f"column{i}") for i, place in enumerate(places)]
+            present = k.let("present", k.lane_numbers(lanes) < k.cast(columns - first, "int32"))
             with k.loop("block", 0, k.divide(depth, lanes)) as block:
                 start = k.let("start", block * lanes)
-                loaded = [
-                    k.let("t", source.load((first + i) * stride_n + start, lanes)) for i in range(lanes)
-                ]
-                for i, column in enumerate(transpose(k, loaded)):
-                    panel.store((start + i) * width + first, column)
-            with k.loop("kk", whole, depth) as kk, k.loop("j", first, first + lanes) as j:
-                panel.store(kk * width + j, source.load(kk + j * stride_n))
-        with k.otherwise(), k.loop("j", first, first + lanes) as j:
-            with k.when(j < columns), k.loop("kk", 0, depth) as kk:
-                panel.store(kk * width + j, source.load(kk + j * stride_n))
-            with k.when(j >= columns), k.loop("kk", 0, depth) as kk:
-                panel.store(kk * width + j, 0.0)
+                square = transpose(k, [k.let("t", row.load(start, lanes)) for row in rows])
+                for i, column in enumerate(square):
+                    panel.store((start + i) * width + first, k.select(present, column, 0.0))
+            with k.loop("kk", whole, depth) as kk, k.loop("j", 0, lanes) as j:
+                place = k.smaller(first + j, columns - 1)
+                value = source.load(kk + place * stride_n)
+                panel.store(kk * width + first + j, k.select(first + j < columns, value, 0.0))
+        with k.otherwise(), k.loop("kk", 0, depth) as kk:
+            panel.store(kk * width + first, 0.0, lanes)
 
 
 def gather_panel(

@@ -1,0 +1,77 @@
+"""Layer normalisation of rows, after adding a residual where one is given."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from isthmus.kernels.builder import Builder, Expr, Memory
+from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.math import sqrt
+from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.target import Target
+
+
+def kernel(target: Target, residual: bool) -> Kernel:
+    """y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * scale + bias with s = x + residual, row by row.
+
+    `void layer_norm_f32[_res](x, [residual,] scale, bias, y, eps, n, ldx, [ldr,] ldy, row_begin, row_end)`;
+    rows are `ld*` elements apart. y may be x, or residual, with the same pitch. The mean comes first, then
+    the variance of what is left (one pass for both would cancel).
+    """
+    k = Builder(f"layer_norm_f32{'_res' if residual else ''}", target)
+    x = k.input("x")
+    added = k.input("residual") if residual else None
+    scale, bias, y, eps, n = k.input("scale"), k.input("bias"), k.output("y"), k.scalar("eps"), k.size("n")
+    ldx = k.size("ldx")
+    ldr = k.size("ldr") if residual else None
+    ldy = k.size("ldy")
+    row_begin, row_end = k.size("row_begin"), k.size("row_end")
+
+    def rows_from(count_inverse: Expr, first: Expr, rows: int) -> None:
+        inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
+        extras = [added.at((first + i) * ldr, f"r{i}") for i in range(rows)] if added is not None else []
+        outputs = [y.at((first + i) * ldy, f"y{i}") for i in range(rows)]
+
+        def total(i: int, j: Expr, lanes: int) -> Expr:
+            if not extras:
+                return inputs[i].load(j, lanes)
+            value = k.let("sum", inputs[i].load(j, lanes) + extras[i].load(j, lanes))
+            outputs[i].store(j, value)
+            return value
+
+        # With a residual the sums are kept in y, where the later passes find them.
+        sources = outputs if extras else inputs
+        sums = reduce_rows(k, rows, n, total)
+        means = [k.let(f"mean{i}", s * count_inverse) for i, s in enumerate(sums)]
+
+        def deviation(i: int, j: Expr, lanes: int) -> Expr:
+            centred = k.let("centred", sources[i].load(j, lanes) - k.spread(means[i], lanes))
+            return centred * centred
+
+        squares = reduce_rows(k, rows, n, deviation)
+        factors = [k.let(f"factor{i}", 1.0 / sqrt(k, s * count_inverse + eps)) for i, s in enumerate(squares)]
+        k.vectorized("j", n, partial(_normalize, k, sources, outputs, means, factors, scale, bias))
+
+    def body() -> None:
+        count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))
+        by_fours(k, row_begin, row_end, partial(rows_from, count_inverse))
+
+    return k.later(body)
+
+
+def _normalize(
+    k: Builder,
+    sources: list[Memory],
+    outputs: list[Memory],
+    means: list[Expr],
+    factors: list[Expr],
+    scale: Memory,
+    bias: Memory,
+    j: Expr,
+    lanes: int,
+) -> None:
+    gain = k.let("gain", scale.load(j, lanes))
+    shift = k.let("shift", bias.load(j, lanes))
+    for source, output, mean, factor in zip(sources, outputs, means, factors, strict=True):
+        centred = (source.load(j, lanes) - k.spread(mean, lanes)) * k.spread(factor, lanes)
+        output.store(j, centred * gain + shift)
