@@ -239,6 +239,6 @@ def _aligned(shape: Sequence[int], dtype: np.dtype[np.generic]) -> tuple[Array, 
     """An uninitialised array and its address, a multiple of 64."""
     raw = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
     # `raw.ctypes.data` would do, at several times the cost.
-    address = ctypes.addressof(ctypes.c_char.from_buffer(raw))
+    address = ctypes.addressof(ctypes.c_char.from_buffer(raw.data))
     start = -address % _ALIGNMENT
     return np.ndarray(tuple(shape), dtype, raw.data, start), address + start
