@@ -76,9 +76,10 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
+    # Welcome anywhere: it is added to a command line that failed.
     debug = "--debug" in arguments
     try:
-        with commands.make_context("isthmus", list(arguments)) as context:
+        with commands.make_context("isthmus", [a for a in arguments if a != "--debug"]) as context:
             commands.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as done:

@@ -38,7 +38,7 @@ def test_commands_are_the_modules() -> None:
 def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run([name, "--help"]) == 0
     text = capsys.readouterr().out
-    assert f"Examples:\n    isthmus {name} " in text
+    assert f"Examples:\n    isthmus {name}" in text
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
@@ -104,8 +104,9 @@ def test_debug_prints_the_traceback(
     fails: Callable[[BaseException], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fails(RuntimeError("oops"))
-    assert app.run(["--debug", "targets"]) == 70
-    assert "Traceback" in capsys.readouterr().err
+    for arguments in (["--debug", "targets"], ["targets", "--debug"]):
+        assert app.run(arguments) == 70
+        assert "Traceback" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
