@@ -75,6 +75,14 @@ class Expr:
 
     terms: tuple[tuple[Monomial, int], ...]
 
+    @property
+    def name(self) -> str | None:
+        """The name, if this is a named dimension and nothing else."""
+        match self.terms:
+            case (((Symbol(name),), 1),):
+                return name
+        return None
+
     def __add__(self, other: Dim) -> Dim:
         total = Counter(dict(self.terms))
         for monomial, coefficient in _terms(other):

@@ -6,46 +6,41 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from isthmus.errors import Code, InputError, Problem
-from isthmus.ir.dims import Expr, evaluate_dim
+from isthmus.errors import Code, InputError, Problem, nearest
+from isthmus.ir.dims import Dim, Expr, evaluate_dim, names
 from isthmus.ir.graph import Attr, Graph, Value, weight_of
 from isthmus.ir.types import Array
 
 
 def bind_dims(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, int]:
     """The sizes of named dims that the shapes of `arrays` imply. Raises `InputError` listing every misfit."""
+    declared = {value.attr("name"): value.t for value in graph.inputs}
     sizes: dict[str, int] = {}
-    problems: list[Problem] = []
-    late: list[tuple[str, int, Expr, int]] = []
-    for value in graph.inputs:
-        name = value.attr("name")
+    problems = [
+        f"there is no input {name!r}; {nearest(name, declared)}" for name in arrays if name not in declared
+    ]
+    fitting: list[tuple[str, int, Dim, int]] = []
+    for name, type_ in declared.items():
         if name not in arrays:
-            problems.append(Problem(Code.BAD_INPUT, f"input {name!r} is missing"))
+            problems.append(f"input {name!r} is missing")
             continue
         got = arrays[name]
-        if got.dtype != value.dtype.numpy or got.ndim != value.t.rank:
-            text = f"input {name!r} should be {value.t}, got {got.dtype}{list(got.shape)}"
-            problems.append(Problem(Code.BAD_INPUT, text))
+        if got.dtype != type_.dtype.numpy or got.ndim != type_.rank:
+            problems.append(f"input {name!r} should be {type_}, got {got.dtype}{list(got.shape)}")
             continue
-        for axis, (dim, size) in enumerate(zip(value.shape, got.shape, strict=True)):
-            if isinstance(dim, Expr) and str(dim).isidentifier():
-                expected = sizes.setdefault(str(dim), size)
-            elif isinstance(dim, Expr):
-                late.append((name, axis, dim, size))
-                continue
-            else:
-                expected = dim
+        axes = enumerate(zip(type_.shape, got.shape, strict=True))
+        fitting += [(name, axis, dim, size) for axis, (dim, size) in axes]
+    # Names first: an expression over them may stand in an earlier input than they do.
+    for _, _, dim, size in fitting:
+        if isinstance(dim, Expr) and (symbol := dim.name) is not None:
+            sizes.setdefault(symbol, size)
+    for name, axis, dim, size in fitting:
+        if names(dim) <= sizes.keys():
+            expected = evaluate_dim(dim, sizes)
             if expected != size:
-                text = f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}"
-                problems.append(Problem(Code.BAD_INPUT, text))
+                problems.append(f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}")
     if problems:
-        raise InputError(problems)
-    for name, axis, dim, size in late:
-        if (expected := evaluate_dim(dim, sizes)) != size:
-            text = f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}"
-            problems.append(Problem(Code.BAD_INPUT, text))
-    if problems:
-        raise InputError(problems)
+        raise InputError([Problem(Code.BAD_INPUT, text) for text in problems])
     return sizes
 
 
@@ -78,8 +73,7 @@ def apply(value: Value, args: list[Array], sizes: Mapping[str, int]) -> Array:
     attrs = {name: resolve(attr, sizes) for name, attr in value.attrs}
     # Infinities and NaN are values like others here: kernels must reproduce them.
     with np.errstate(all="ignore"):
-        result = value.op.reference(*args, **attrs)
-    return np.asarray(result, dtype=value.dtype.numpy)
+        return np.asarray(value.op.reference(*args, **attrs), dtype=value.dtype.numpy)
 
 
 def resolve(attr: Attr, sizes: Mapping[str, int]) -> Attr:

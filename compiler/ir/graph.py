@@ -103,7 +103,10 @@ class Value:
 
     def attr(self, name: str) -> Any:
         """The attribute called `name`. Raises KeyError."""
-        return dict(self.attrs)[name]
+        for known, attr in self.attrs:
+            if known == name:
+                return attr
+        raise KeyError(name)
 
     @property
     def t(self) -> TensorType:

@@ -113,7 +113,8 @@ def _dim_problems(dim: NamedDim) -> Iterator[str]:
 def _verify_graph(graph: Graph, bounds: Bounds) -> list[Diagnostic]:
     found = [Diagnostic(graph, text) for text in _signature_problems(graph)]
     inputs = frozenset(graph.inputs)
-    bound = {str(d) for v in inputs if v.type is not None for d in v.type.shape if isinstance(d, Expr)}
+    sizes = [d for v in inputs if v.type is not None for d in v.type.shape]
+    bound = {d.name for d in sizes if isinstance(d, Expr)}
     told: set[str] = set()
     for value in (*graph.inputs, *graph.nodes()):
         problems = list(_value_problems(value, value in inputs))
@@ -223,7 +224,7 @@ def _weight_problems(value: Value, type_: TensorType) -> Iterator[str]:
             yield f"the encoding {weight.type.encoding} does not fit the shape of {plain}"
 
 
-def _size_problems(dim: Dim, bounds: Bounds, bound: set[str]) -> Iterator[str]:
+def _size_problems(dim: Dim, bounds: Bounds, bound: set[str | None]) -> Iterator[str]:
     for name in sorted(names(dim)):
         if name not in bounds:
             yield f"the program does not declare the dim {name!r}"
