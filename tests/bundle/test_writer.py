@@ -196,38 +196,42 @@ def test_writers_at_the_same_time(tmp_path: Path, write_bundle: Write) -> None:
 VICTIM = textwrap.dedent("""
     import sys
     from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
-    from conftest import draft_manifest
-    from isthmus.bundle import writer
+    from isthmus.bundle import manifest, writer
+    draft = manifest.parse(sys.stdin.read())
     print("ready", flush=True)
     number = 0
     while True:
         number += 1
         text = b"%d " % number * 3000
         contents = {"lib/libmodel.so": text, "weights.bin": text, **{f"src/{i}.c": text for i in range(5)}}
-        writer.write(Path(sys.argv[2]), draft_manifest(), contents)
+        writer.write(Path(sys.argv[1]), draft, contents)
 """)
+
+
+def start_victim(script: str, manifest: str, folder: Path) -> subprocess.Popen[bytes]:
+    """A process that writes `folder` over and over; it has begun when this returns."""
+    victim = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert victim.stdin is not None and victim.stdout is not None
+    victim.stdin.write(manifest.encode())
+    victim.stdin.close()
+    assert victim.stdout.readline() == b"ready\n"
+    return victim
 
 
 @pytest.mark.parametrize("two_steps", [False, True])
 def test_killed_at_any_moment(tmp_path: Path, write_bundle: Write, two_steps: bool) -> None:
     """There is a whole bundle or none, and at most hidden leftovers, which the next writer removes."""
     rng = random.Random(7)
+    text = write_bundle(tmp_path / "draft" / "model@big").dumps()
     folder = tmp_path / "dist" / "model@big"
     script = VICTIM.replace(
         "number = 0", "writer._exchange = lambda *_: False\nnumber = 0" if two_steps else "number = 0"
     )
     killed_with_leftovers = 0
-    for _ in range(12):
-        victims = [
-            subprocess.Popen(
-                [sys.executable, "-c", script, str(Path(__file__).parent), str(folder)],
-                stdout=subprocess.PIPE,
-            )
-            for _ in range(2)
-        ]
-        for victim in victims:
-            assert victim.stdout is not None and victim.stdout.readline() == b"ready\n"
+    for _ in range(8):
+        victims = [start_victim(script, text, folder) for _ in range(2)]
         time.sleep(rng.uniform(0.0, 0.06))
         for victim in victims:
             victim.send_signal(signal.SIGKILL)
