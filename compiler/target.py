@@ -26,6 +26,20 @@ class VectorUnit:
         return self.bits // element_bits
 
 
+def gemm_tile(vector: VectorUnit) -> tuple[int, int]:
+    """Rows and vectors of the register tile of a matrix product.
+
+    rows * vectors accumulators, one row of weights and one broadcast must fit the registers; the tile is as
+    near to a square as that allows, which needs the fewest loads per multiplication.
+    """
+    return (8, 3) if vector.registers >= 32 else (6, 2)
+
+
+def panel_width(vector: VectorUnit) -> int:
+    """Columns of a panel of packed f32 weights."""
+    return gemm_tile(vector)[1] * vector.lanes(32)
+
+
 @dataclass(frozen=True, slots=True)
 class Caches:
     """Data caches of one core, in bytes."""
@@ -108,7 +122,9 @@ def pick(name: str, known: Mapping[str, Target], machine: Machine) -> Target:
         return known[name]
     if name != "host":
         raise ModelError(
-            Problem(Code.UNKNOWN_TARGET, f"no target called {name!r}", "--target", nearest(name, [*known, "host"]))
+            Problem(
+                Code.UNKNOWN_TARGET, f"no target called {name!r}", "--target", nearest(name, [*known, "host"])
+            )
         )
     fitting = [target for target in known.values() if not target.missing_on(machine)]
     if not fitting:

@@ -36,9 +36,13 @@ from isthmus.ir.graph import (
     use_counts,
     weight_of,
 )
+from isthmus.ir.types import DType
 
 # More rewrites of one node than any sane rule set needs; reaching it means two rules undo each other.
 MAX_REWRITES_PER_NODE = 200
+
+# How far a number may be from what it was meant to be after two roundings to 16 bits, relatively.
+ROUNDED = {DType.F16: 2.0**-10, DType.BF16: 2.0**-7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,9 @@ class scalar:
         number = splat(found)
         if number is None or self.value is None:
             return number is not None
-        return bool(np.isclose(number, self.value, rtol=self.rtol, atol=0))
+        # A constant that was rounded to 16 bits is no closer than those allow; exactly 1 stays exactly 1.
+        rtol = max(self.rtol, ROUNDED.get(found.dtype, 0.0)) if self.rtol else 0.0
+        return bool(np.isclose(number, self.value, rtol=rtol, atol=0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,8 @@ from rule_examples import arrays_for, left_side, work
 
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.rewrite import Event, Rule, rewrite
+from isthmus.ir.types import DType
+from isthmus.passes.legalize.widen import WIDEN
 from isthmus.passes.pipeline import PHASES
 
 RULES = list({id(rule): rule for phase in PHASES for step in phase.passes for rule in step.rules}.values())
@@ -19,6 +21,9 @@ FINITE_ONLY = {
     for rule in RULES
     if rule.name.startswith(("attention-keep", "attention-drop"))
 }
+
+# Rounding errors of a few operations in each type, relative to the largest element.
+ROUNDING = {DType.F64: 1e-12, DType.F32: 1e-6, DType.F16: 2e-3, DType.BF16: 2e-2}
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
@@ -44,7 +49,10 @@ def test_law(rule: Rule, index: int) -> None:
             np.testing.assert_allclose(right, left, rtol=1e-5, atol=1e-6 * max(scale, 1e-3))
 
 
-@pytest.mark.parametrize(("rule", "index"), CASES)
+DOWNHILL = [case for case in CASES if case.values[0] not in WIDEN]  # widening is for the sake of the target
+
+
+@pytest.mark.parametrize(("rule", "index"), DOWNHILL)
 def test_the_right_side_is_not_more_work(rule: Rule, index: int) -> None:
     graph = left_side(rule, rule.examples[index])
     assert work(rewrite(graph, (rule,))) <= work(graph)

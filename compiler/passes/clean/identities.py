@@ -33,9 +33,8 @@ from isthmus.ops.pointwise import (
 
 def number(value: float, like: Value) -> Value:
     """A scalar of the element type of `like`."""
-    if like.dtype.numpy == np.float32:
-        value = float(np.float32(value))
-    return full(shape=(), value=value, dtype=like.dtype)
+    rounded = np.asarray(value).astype(like.dtype.numpy)
+    return full(shape=(), value=float(rounded), dtype=like.dtype)
 
 
 def constant_like(value: Value, content: float) -> Value:

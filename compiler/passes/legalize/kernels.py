@@ -1,0 +1,57 @@
+"""The last check: everything left has a kernel, or all that has none is named at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from isthmus.errors import Code, ModelError, Problem
+from isthmus.ir.graph import Program, Value
+from isthmus.ir.rewrite import Rule, Watch
+from isthmus.ir.types import DType, Panels
+from isthmus.ops.nn import attention, layer_norm, linear
+from isthmus.passes.legalize.widen import HEAVY
+from isthmus.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class CheckKernels:
+    """Refuse what the target has no kernel for: heavy ops that are not in f32, sizes that have to be known."""
+
+    @property
+    def name(self) -> str:
+        return "check-kernels"
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return ()
+
+    def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
+        problems = [p for graph in program.graphs for node in graph.nodes() for p in _problems(node, target)]
+        if problems:
+            raise ModelError(problems)
+        return program
+
+
+def _problems(node: Value, target: Target) -> Iterator[Problem]:
+    if node.op not in HEAVY:
+        return
+    types = list(dict.fromkeys(str(a.dtype) for a in (*node.args, node) if a.dtype is not DType.F32))
+    if types:
+        text = f"{node.op.name} of {', '.join(types)} has no kernel on {target.name}; it computes in f32"
+        yield Problem(Code.UNSUPPORTED_DTYPE, text, node.loc, "export the model in f32")
+    elif (reason := _shape_reason(node)) is not None:
+        yield Problem(Code.NOT_ON_TARGET, f"no kernel on {target.name}: {reason}", node.loc)
+
+
+def _shape_reason(node: Value) -> str | None:
+    if node.op is linear and not isinstance(node.args[1].t.encoding, Panels):
+        return "the matrix of a linear is not a constant"
+    if node.op is layer_norm and not isinstance(node.shape[-1], int):
+        return f"layer_norm over {node.shape[-1]} elements: the number has to be known"
+    if node.op is attention:
+        q, k, v = (a.shape for a in node.args[:3])
+        unknown = [str(d) for d in (q[3], v[3], q[1], k[1]) if not isinstance(d, int)]
+        if unknown:
+            return f"attention whose heads or their width ({', '.join(unknown)}) are not known"
+    return None

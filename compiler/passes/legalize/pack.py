@@ -1,0 +1,83 @@
+"""Weights stored as the kernels of the target read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
+from isthmus.ir.rewrite import Event, Rule, Watch
+from isthmus.ir.types import Encoding, Padded, Panels
+from isthmus.ir.weights import Weight
+from isthmus.ops.movement import full
+from isthmus.ops.nn import layer_norm, linear
+from isthmus.passes.constants import array_of, is_constant
+from isthmus.target import Target, panel_width
+
+
+@dataclass(frozen=True, slots=True)
+class PackWeights:
+    """Matrices of linears become panels, their biases are padded to whole panels, and vectors of one number get bytes.
+
+    Panels are `width` columns wide; 0: as wide as the register tile of the target.
+    """
+
+    width: int = 0
+
+    @property
+    def name(self) -> str:
+        return "pack-weights"
+
+    @property
+    def rules(self) -> Sequence[Rule]:
+        return ()
+
+    def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
+        packer = _Packer(self.width or panel_width(target.vector), watch, self.name)
+        return program.map_graphs(packer.graph)
+
+
+class _Packer:
+    """Packs each weight once, however many linears and graphs use it."""
+
+    def __init__(self, width: int, watch: Watch, name: str) -> None:
+        self.width = width
+        self.watch = watch
+        self.name = name
+        self.made: dict[tuple[Weight, Encoding], Value] = {}
+
+    def graph(self, graph: Graph) -> Graph:
+        done: dict[Value, Value] = {}
+        for node in graph.nodes():
+            args = [done.get(a, a) for a in node.args]
+            for position, encoding in self.wanted(node).items():
+                args[position] = self.stored(args[position], encoding)
+            changed = any(a is not b for a, b in zip(args, node.args, strict=True))
+            done[node] = replace(node, args=tuple(args)) if changed else node
+            if changed and self.wanted(node):
+                self.watch(Event(self.name, node))
+        return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))
+
+    def wanted(self, node: Value) -> Mapping[int, Encoding | None]:
+        """How the kernel of `node` reads its constant arguments, by position."""
+        if node.op is linear:
+            return {1: Panels(self.width), 2: Padded(self.width)}
+        if node.op is layer_norm:
+            return {1: None, 2: None}
+        return {}
+
+    def stored(self, value: Value, encoding: Encoding | None) -> Value:
+        if not is_constant(value) or value.t.encoding == encoding is not None:
+            return value
+        weight = weight_of(value)
+        if weight is None:
+            weight = self._bytes(value)
+        if encoding is None:
+            return value if value.op is not full else weight_value(weight, value.loc)
+        key = (weight, encoding)
+        if key not in self.made:
+            self.made[key] = weight_value(weight.encoded(encoding), value.loc)
+        return self.made[key]
+
+    def _bytes(self, value: Value) -> Weight:
+        return Weight.of(f"{value.loc or 'constant'}.{value.attr('value')}", array_of(value))
