@@ -97,6 +97,17 @@ def test_no_undefined_behaviour(compile_stress: Compile, weights: Path) -> None:
     stress(program, weights, 50, "sleep")
 
 
+@pytest.mark.parametrize("bounds", [(), ("-DHIGH_SEQ=8000", "-DHIGH_BATCH=2")])
+def test_misuse_and_allocation(
+    compile_program: Compile, sources: Path, weights: Path, bounds: tuple[str, ...]
+) -> None:
+    files = (*sorted(sources.glob("*.c")), HERE / "plan_example.c", HERE / "api.c")
+    counted = [f"-D{name}=counted_{name}" for name in ("calloc", "aligned_alloc", "mmap")]
+    checks = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+    program = compile_program("-std=c11", *files, "-D_GNU_SOURCE", *counted, *checks, *bounds)
+    stress(program, weights, *bounds[:1])
+
+
 @pytest.mark.slow  # the first time, zig builds the sanitizer's own runtime: a minute or two
 def test_no_data_races(compile_stress: Compile, weights: Path) -> None:
     program = compile_stress("-O1", "-fsanitize=thread")
