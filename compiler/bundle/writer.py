@@ -14,7 +14,7 @@ import secrets
 import shutil
 import stat
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,10 +36,16 @@ Content = bytes | Path | Iterable[bytes | memoryview]
 """Bytes, a file to copy, or pieces in order (for weights that should not be in memory at once)."""
 
 
-def write(destination: Path, draft: Manifest, contents: Mapping[str, Content]) -> Manifest:
+def write(
+    destination: Path,
+    draft: Manifest,
+    contents: Mapping[str, Content],
+    check: Callable[[Path], None] = lambda scratch: None,
+) -> Manifest:
     """Write the bundle `destination` (a folder that is new or a bundle) and return its manifest.
 
-    `draft.files` is replaced by what `contents` turn out to be. Of several writers at one time the one that
+    `draft.files` is replaced by what `contents` turn out to be. `check` is called with the path of the whole
+    bundle before that takes its place; if it raises, nothing has changed. Of several writers at one time the one that
     finishes last wins. Raises `BundleError` (cannot-write) when the destination is something else or the
     disk refuses; then nothing has changed.
     """
@@ -57,6 +63,7 @@ def write(destination: Path, draft: Manifest, contents: Mapping[str, Content]) -
             text = final.dumps()
             _check_readable(text)
             (scratch / manifest.NAME).write_text(text, encoding="utf-8", newline="\n")
+            check(scratch)
             _publish(scratch, destination)
     except OSError as error:
         raise _cannot(destination, f"cannot write the bundle: {error.strerror or error}") from error

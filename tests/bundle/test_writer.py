@@ -105,6 +105,22 @@ def test_a_failure_on_the_way_leaves_the_old_bundle(bundle: Path, write_bundle: 
     assert not leftovers(bundle.parent)
 
 
+def test_a_check_that_fails_leaves_the_old_bundle(bundle: Path, draft: Manifest) -> None:
+    before = bytes_of(bundle)
+    seen: list[bytes] = []
+
+    def check(scratch: Path) -> None:
+        open_bundle(scratch)
+        seen.append((scratch / "weights.bin").read_bytes())
+        raise ValueError("not good enough")
+
+    with pytest.raises(ValueError, match="not good enough"):
+        writer.write(bundle, draft, {"lib/libmodel.so": b"x", "weights.bin": b"new"}, check)
+    assert seen == [b"new"]
+    assert bytes_of(bundle) == before
+    assert not leftovers(bundle.parent)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written(tmp_path: Path, write_bundle: Write) -> None:
     tmp_path.chmod(0o500)
