@@ -45,9 +45,9 @@ def write(
     """Write the bundle `destination` (a folder that is new or a bundle) and return its manifest.
 
     `draft.files` is replaced by what `contents` turn out to be. `check` is called with the path of the whole
-    bundle before that takes its place; if it raises, nothing has changed. Of several writers at one time the one that
-    finishes last wins. Raises `BundleError` (cannot-write) when the destination is something else or the
-    disk refuses; then nothing has changed.
+    bundle before that takes its place; what it raises is passed on, and nothing has changed. Of several
+    writers at one time the one that finishes last wins. Raises `BundleError` (cannot-write) when the
+    destination is something else or the disk refuses; then, too, nothing has changed.
     """
     destination = Path(os.path.abspath(destination))
     for path in contents:
