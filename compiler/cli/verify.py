@@ -52,8 +52,8 @@ def command(
 ) -> None:
     """Run BUNDLE on known requests and compare; exit status 1 when an answer is too far off.
 
-    Random values stay between the smallest and largest of the bundle's stored inputs. So do sizes, unless
-    --dim says otherwise.
+    Random values stay between the smallest and largest of the bundle's stored inputs. Sizes stay within the
+    model's bounds and 512, or the stored sizes where there is no bound, unless --dim says otherwise.
 
     \b
     Examples:

@@ -15,6 +15,8 @@ from isthmus.tools.compare import Difference, compare
 from isthmus.tools.inputs import random_inputs, sizes_of
 
 Array = npt.NDArray[np.generic]
+LARGEST_SIZE = 512  # of a dim in a random request, unless asked for: larger ones take long to answer
+
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 
 
@@ -57,18 +59,17 @@ def sampling(
     cases: Sequence[Case],
     asked: Mapping[str, tuple[int, int]],
 ) -> Sampling:
-    """Sizes that are known to be valid: within what was asked, else up to the largest in the stored cases.
+    """Sizes that are known to be valid: what was `asked`, else what the bundle says of its dims.
 
-    A free dim has no largest size of its own, and a model may still break beyond one it does not tell (a
-    table of positions has an end).
+    A free dim has no largest size, and a model may still break beyond one that it does not tell; then the
+    largest in the stored cases is the limit.
     """
     seen = [sizes_of(ports, case.inputs) for case in cases]
-    ranges = {
-        bound.name: asked.get(
-            bound.name, (max(bound.low, 1), max([bound.low, *(sizes.get(bound.name, 1) for sizes in seen)]))
-        )
-        for bound in bounds
-    }
+    ranges: dict[str, tuple[int, int]] = {}
+    for bound in bounds:
+        largest = max([bound.low, *(sizes.get(bound.name, 1) for sizes in seen)])
+        high = largest if bound.high is None else max(bound.low, min(bound.high, LARGEST_SIZE))
+        ranges[bound.name] = asked.get(bound.name, (max(bound.low, 1), high))
     return Sampling(tuple(ports), merge_examples(cases), ranges)
 
 
