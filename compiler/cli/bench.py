@@ -117,7 +117,7 @@ def _show(points: Sequence[Point], as_json: bool) -> None:
     dims = list(points[0].sizes)
     numbers = ["best ms", "median ms"]
     if points[0].theirs is not None:
-        numbers += ["onnxruntime best", "median", "ratio"]
+        numbers += ["onnxruntime best ms", "its median ms", "ratio"]
     grid = table("threads", *dims, *numbers, right=("threads", *dims, *numbers))
     for point in points:
         cells = [str(point.threads), *map(str, point.sizes.values()), *_times(point.ours)]

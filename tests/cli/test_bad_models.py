@@ -193,6 +193,7 @@ def test_old_opset(refused: Refused) -> None:
     assert refused(model).startswith("E1106 unsupported-opset")
 
 
+@pytest.mark.slow
 def test_killed_compiles_leave_no_half_bundle(model: Path, bundle: Path, tmp_path: Path) -> None:
     """Killed at ten moments, a compile leaves the old bundle, a whole new one, or none."""
     folder = tmp_path / "dist"
@@ -212,6 +213,7 @@ def test_killed_compiles_leave_no_half_bundle(model: Path, bundle: Path, tmp_pat
     assert [path.name for path in folder.iterdir()] == [bundle.name], "leftovers of the killed ones"
 
 
+@pytest.mark.slow
 def test_two_compiles_to_one_place(model: Path, bundle: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
