@@ -92,7 +92,7 @@ def _float_range(node: Node, numbers: Sequence[float], dtype: DType) -> Tensor:
 
 def _ceil_div(a: Dim, b: int) -> Dim:
     """a / b rounded up."""
-    return floordiv(-1 * a, -b) if b < 0 else -1 * floordiv(-1 * a, b)
+    return -1 * (floordiv(a, -b) if b < 0 else floordiv(-1 * a, b))
 
 
 OPERATORS: Mapping[str, Importer] = {
