@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
-
-import numpy as np
 
 import isthmus.targets
 from isthmus.bundle import manifest as bundle_manifest
@@ -22,7 +18,6 @@ from isthmus.codegen.objects import compile_kernels
 from isthmus.codegen.weights_file import WeightsLayout, lay_out
 from isthmus.errors import Code, Problem, QualityError
 from isthmus.frontends import onnx
-from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program
 from isthmus.lowering.lower import lower
 from isthmus.lowering.plan import Plan, Port
@@ -30,14 +25,13 @@ from isthmus.machine import Machine
 from isthmus.passes import pipeline
 from isthmus.runtime import load
 from isthmus.target import Target, discover, pick
-from isthmus.tools.samples import sample_inputs, sample_sizes
+from isthmus.tools.report import report
+from isthmus.tools.samples import selftest_cases
 
 IMPORT = "import"
 PHASES = (IMPORT, *(phase.name for phase in pipeline.PHASES))
 
 DimSpec = int | tuple[int, int | None]
-SELFTEST_SIZES = ((2, 19, 5, 7, 11, 13), (1, 4, 3, 2, 6, 8))
-SELFTEST_TOLERANCE = 1e-4
 
 
 def _silent(_: str) -> None:
@@ -75,7 +69,7 @@ def compile_model(path: Path, target_name: str, output: Path, options: Options) 
     """ONNX file in, bundle out, as `output/<name>@<target>`.
 
     Raises `ModelError` when model or request cannot be compiled, `BundleError` when the result cannot be
-    written, `QualityError` when it does not answer as the model's meaning says; then nothing is left behind.
+    written, `QualityError` when it does not answer as the model's meaning says; then nothing changed.
     """
     target = find_target(target_name)
     program = read_model(path, options)
@@ -126,45 +120,24 @@ def compile_program(program: Program, target: Target, output: Path, options: Opt
     if draft.weights is not None:
         contents[draft.weights] = layout.pieces()
     place = output / draft.folder
-    bundle = Bundle(place, writer.write(place, draft, contents))
-    if options.verify and not target.missing_on(Machine.here()):
-        options.progress("verify")
-        check_bundle(bundle, cases)
-    return bundle
+
+    def check(folder: Path) -> None:
+        if options.verify and not target.missing_on(Machine.here()):
+            options.progress("verify")
+            check_bundle(folder, cases)
+
+    return Bundle(place, writer.write(place, draft, contents, check))
 
 
-def selftest_cases(program: Program) -> tuple[selftest.Case, ...]:
-    """Random requests and what the NumPy evaluator answers for the program as it was imported."""
-    cases = []
-    for number, wanted in enumerate(SELFTEST_SIZES):
-        sizes = sample_sizes(program.dims, wanted)
-        inputs = sample_inputs(program.main, sizes, np.random.default_rng(number))
-        outputs = evaluate(program.main, inputs)
-        largest = max((_largest(a) for a in outputs.values()), default=1.0)
-        tolerance = selftest.Tolerance(SELFTEST_TOLERANCE * max(1.0, largest), SELFTEST_TOLERANCE)
-        cases.append(selftest.Case(program.main.name, inputs, outputs, tolerance))
-    return tuple(cases)
-
-
-def _largest(array: selftest.Array) -> float:
-    if array.dtype.kind != "f":
-        return 0.0
-    finite = np.abs(array[np.isfinite(array)])
-    return float(finite.max(initial=0.0))
-
-
-def check_bundle(bundle: Bundle, cases: tuple[selftest.Case, ...]) -> None:
-    """Run the self-test of a bundle just written; one that fails is removed and a `QualityError` raised."""
-    problems: list[Problem] = []
-    with load(bundle.path) as session:
-        for case in cases:
-            found = session.run(case.inputs)
-            problems += [
-                Problem(Code.NOT_ACCURATE, text, str(bundle.path), "please send the model to the project")
-                for text in selftest.differences(case, found)
-            ]
+def check_bundle(folder: Path, cases: Sequence[selftest.Case]) -> None:
+    """Run the self-test of the bundle in `folder`. Raises `QualityError` with everything that differs."""
+    with load(folder) as session:
+        problems = [
+            Problem(Code.NOT_ACCURATE, text, hint="please send the model to the project")
+            for case in cases
+            for text in selftest.differences(case, session.run(case.inputs))
+        ]
     if problems:
-        shutil.rmtree(bundle.path)
         raise QualityError(problems)
 
 
@@ -196,29 +169,3 @@ def tool_versions() -> tuple[tuple[str, str], ...]:
     """What made the bundle: each of these can change its bytes."""
     packages = ("isthmus", "apache-tvm", "numpy", "onnx", "ziglang")
     return tuple((name, metadata.version(name)) for name in packages)
-
-
-def report(program: Program, plan: Plan, objects: Mapping[str, bytes], fired: Counter[str]) -> bytes:
-    """report.json: what became of the model, without anything that differs from run to run."""
-    uses = Counter(call.kernel.symbol for call in plan.calls())
-    raw = {
-        "rewrites": dict(sorted(fired.items())),
-        "nodes": {"imported": sum(1 for _ in program.main.nodes()), "calls": len(plan.calls())},
-        "kernels": [
-            {"symbol": k.symbol, "uses": uses[k.symbol], "object_bytes": len(objects[k.symbol])}
-            for k in plan.kernels()
-        ],
-        "calls": [
-            {
-                "op": call.value.op.name,
-                "kernel": call.kernel.symbol,
-                "type": str(call.value.t),
-                "node": call.value.loc,
-                "stage": number,
-            }
-            for number, stage in enumerate(plan.stages)
-            for call in stage.calls
-        ],
-        "weights": [{"name": w.name, "type": str(w.type), "bytes": w.type.nbytes} for w in plan.weights],
-    }
-    return (json.dumps(raw, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from isthmus.bundle import selftest
 from isthmus.ir.dims import evaluate_dim
-from isthmus.ir.graph import Graph, NamedDim, Trait, Value
+from isthmus.ir.evaluate import evaluate
+from isthmus.ir.graph import Graph, NamedDim, Program, Trait, Value
 from isthmus.ir.types import Array
 
 GATHERS = ("gather", "gather_elements")
-# Sizes for the named dims of one sample, the first dim first; small, odd, and different from each other.
-SIZES = (2, 19, 5, 7, 11, 13)
+# Sizes for the named dims of each sample, the first dim first; small, odd, and different from each other.
+SIZES = ((2, 19, 5, 7, 11, 13), (1, 4, 3, 2, 6, 8))
+# What a self-test allows, absolute (times the largest value if that is above 1) and relative.
+TOLERANCE = 1e-4
 
 
-def sample_sizes(dims: Sequence[NamedDim], wanted: Sequence[int] = SIZES) -> dict[str, int]:
+def sample_sizes(dims: Sequence[NamedDim], wanted: Sequence[int]) -> dict[str, int]:
     """A size within bounds for each named dim."""
     return {
         dim.name: max(dim.low, min(wanted[i % len(wanted)], dim.high if dim.high is not None else 1 << 30))
@@ -64,3 +68,23 @@ def _sample(
         return np.ones(shape, dtype)
     length = rng.integers(1, max(shape[-1], 1), (*shape[:-1], 1), endpoint=True)
     return (np.arange(shape[-1]) < length).astype(dtype)
+
+
+def selftest_cases(program: Program) -> tuple[selftest.Case, ...]:
+    """Random requests and what the NumPy evaluator answers for the program as it was imported."""
+    cases = []
+    for number, wanted in enumerate(SIZES):
+        sizes = sample_sizes(program.dims, wanted)
+        inputs = sample_inputs(program.main, sizes, np.random.default_rng(number))
+        outputs = evaluate(program.main, inputs)
+        largest = max((_largest(a) for a in outputs.values()), default=1.0)
+        tolerance = selftest.Tolerance(TOLERANCE * max(1.0, largest), TOLERANCE)
+        cases.append(selftest.Case(program.main.name, inputs, outputs, tolerance))
+    return tuple(cases)
+
+
+def _largest(array: selftest.Array) -> float:
+    if array.dtype.kind != "f":
+        return 0.0
+    finite = np.abs(array[np.isfinite(array)])
+    return float(finite.max(initial=0.0))
