@@ -30,7 +30,7 @@ from isthmus.target import Target
 Mask = Literal["none", "row", "full"]
 
 # Steps of the reduction laid out in straight-line code.
-STEP = 4
+STEP = 2
 
 # Vectors of scores a query has in one block of keys.
 BLOCK_VECTORS = 2

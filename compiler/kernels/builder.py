@@ -403,7 +403,10 @@ class Builder:
     def later(self, body: Callable[[], None]) -> Kernel:
         """The kernel with the parameters declared so far; `body` lays down the statements when needed."""
 
+        declared = list(self._scopes[0])
+
         def build() -> Expr:
+            self._scopes = [list(declared)]
             body()
             return self._function()
 

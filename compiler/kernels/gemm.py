@@ -122,6 +122,8 @@ class _Gemm:
         top = self.shape.rows
         cases = [(k.equal(height, h), lambda h=h: self._tile(h)) for h in range(top, 1, -1)]
         k.choose(cases, lambda: self._tile(1))
+        if self.activation is not None:
+            self._activate(height, self.activation)
         with k.when(left < self.width):
             self._copy(self.y, self.ldy, height, left, to_stage=False)
 
@@ -192,16 +194,34 @@ class _Gemm:
                 register.add(factor * weight)
 
     def _finish(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
-        """Activation, and out."""
-        k, activation = self.k, self.activation
-        for register in (register for row in accumulators for register in row):
-            if activation is not None:
-                register.set(activation(k, k.let("sum", register.value)))
-        with k.when(self.whole):
-            for row, line in zip(accumulators, y_rows, strict=True):
-                for j, register in enumerate(row):
-                    line.store(j * self.lanes, register.value)
-        with k.otherwise():
-            for i, row in enumerate(accumulators):
-                for j, register in enumerate(row):
-                    self.stage.store(i * self.width + j * self.lanes, register.value)
+        """Out: straight to y, or to the stage where there is more to do."""
+        k = self.k
+        if self.activation is None:
+            with k.when(self.whole):
+                for row, line in zip(accumulators, y_rows, strict=True):
+                    for j, register in enumerate(row):
+                        line.store(j * self.lanes, register.value)
+            with k.otherwise():
+                self._stage(accumulators)
+        else:
+            self._stage(accumulators)
+
+    def _stage(self, accumulators: list[list[Register]]) -> None:
+        for i, row in enumerate(accumulators):
+            for j, register in enumerate(row):
+                self.stage.store(i * self.width + j * self.lanes, register.value)
+
+    def _activate(self, height: Expr, activation: Function) -> None:
+        """The activation of a staged tile: one copy of its code for all heights, and little is lost by it."""
+        k = self.k
+        with k.loop("i", 0, height) as i:
+            line = self.y.at((self.first + i) * self.ldy + self.column, "line")
+            staged = self.stage.at(i * self.width, "staged")
+            places = range(0, self.width, self.lanes)
+            values = [activation(k, k.let("sum", staged.load(j, self.lanes))) for j in places]
+            with k.when(self.whole):
+                for j, value in enumerate(values):
+                    line.store(j * self.lanes, value)
+            with k.otherwise():
+                for j, value in enumerate(values):
+                    staged.store(j * self.lanes, value)
