@@ -137,8 +137,11 @@ def always(_: Match) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`find` may be replaced by `make`, unless `unless` gives a reason. `examples` give each hole a type
-    (or a number, for scalar holes) and each marker a value, for the equation test."""
+    """`find` may be replaced by `make`, unless `unless` gives a reason; an empty one goes without saying.
+
+    `examples` give each hole a type (or a number, for scalar holes) and each marker a value, for the
+    equation test.
+    """
 
     name: str
     find: Callable[..., Value]

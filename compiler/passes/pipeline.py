@@ -35,15 +35,15 @@ CLEAN = Phase(
     "clean",
     needs="any program that the verifier accepts",
     leaves=(
-        "canonical forms: constants folded, every value computed once, no movement that moves nothing, scalars as "
-        "`full` without axes, broadcasts after the arithmetic they feed"
+        "canonical forms: constants folded, every value computed once, no movement that moves nothing, "
+        "scalars as `full` without axes, broadcasts after the arithmetic they feed"
     ),
     passes=CLEAN_PASSES,
 )
 FUSE = Phase(
     "fuse",
     needs="canonical forms",
-    leaves="linear, attention, layer_norm, softmax and activations wherever the model says them in other words",
+    leaves="linear, attention, layer_norm, softmax and activations where the model said them in other words",
     passes=FUSE_PASSES,
 )
 LEGALIZE = Phase(
@@ -57,7 +57,7 @@ PHASES = (CLEAN, FUSE, LEGALIZE)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What one pass did. `before is after` when nothing changed; `events` name each rule that fired or refused."""
+    """What one pass did: `before is after` when nothing changed. `events`: rules that fired or refused."""
 
     phase: str
     name: str

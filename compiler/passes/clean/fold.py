@@ -27,7 +27,7 @@ EXACT = 1 << 53
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Evaluate what depends on constants alone, if the result takes at most `limit` bytes or no more than its parts.
+    """Evaluate what depends on constants alone, if at most `limit` bytes or no more than its parts.
 
     Small results are computed now; large ones when they are read, so that a transposed or concatenated
     weight costs nothing until the weights file is written. Constants of one number become `full`, integer

@@ -232,7 +232,7 @@ def run_rules(bounds: Bounds) -> tuple[Rule, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RangeGathers:
-    """Gathers of ranges become slices. A table that a range walks through also bounds the dim that is its length.
+    """Gathers of ranges become slices; a table that a range walks through bounds the dim that is its length.
 
     A lookup beyond the table is an error of the model in every run, so a named dim that indexes a table of
     512 rows is at most 512: the bound is recorded, and runs are refused by it with a clear message.

@@ -69,7 +69,10 @@ def _with_args(node: Value, args: tuple[Value, ...]) -> Value:
 
 
 def _same_weights(weights: Sequence[Weight]) -> dict[Weight, Weight]:
-    """Each weight's representative: the first with the same type and contents. Bytes are hashed only where types meet."""
+    """Each weight's representative: the first with the same type and contents.
+
+    Bytes are hashed only where two weights have one type.
+    """
     by_type: dict[Hashable, dict[Weight, None]] = {}
     for weight in weights:
         by_type.setdefault(weight.type, {})[weight] = None

@@ -35,6 +35,10 @@ CUBIC = 0.044715
 # How far a constant may be from its formula: exporters write 0.7071 as well as 0.70710678.
 RTOL = 1e-4
 X = {"x": "f32[2,n]"}
+ONE = scalar(1.0)
+HALF = scalar(0.5)
+K = scalar(CUBIC, RTOL)
+C = scalar(ROOT_TWO_OVER_PI, RTOL)
 
 
 def _erf(x: Value, c: Value) -> Value:
@@ -71,17 +75,13 @@ GELU = (
     ),
     Rule(
         "gelu-tanh",
-        lambda x, k=scalar(CUBIC, RTOL), c=scalar(ROOT_TWO_OVER_PI, RTOL), one=scalar(1.0), half=scalar(0.5): (
-            mul(mul(x, add(_tanh_sum(x, k, c), one)), half)
-        ),
+        lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, add(_tanh_sum(x, k, c), one)), half),
         lambda x: gelu_tanh(x),
         examples=(_TANH,),
     ),
     Rule(
         "gelu-tanh-factored",
-        lambda x, k=scalar(CUBIC, RTOL), c=scalar(ROOT_TWO_OVER_PI, RTOL), one=scalar(1.0), half=scalar(0.5): (
-            mul(mul(x, add(_tanh_product(x, one, k, c), one)), half)
-        ),
+        lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, add(_tanh_product(x, one, k, c), one)), half),
         lambda x: gelu_tanh(x),
         examples=(_TANH,),
     ),

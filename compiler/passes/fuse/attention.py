@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from isthmus.ir.graph import TypeMismatch, Value
 from isthmus.ir.rewrite import Match, Rule, named, scalar
+from isthmus.ir.types import TensorType
 from isthmus.ops.movement import full, reshape, transpose
 from isthmus.ops.nn import attention, matmul, softmax
-from isthmus.ops.pointwise import add, is_nan, mul, where
+from isthmus.ops.pointwise import add, is_nan, maximum, mul, where
 from isthmus.ops.rules import broadcast_shapes
 
 # Adding this to a score leaves this: no score is large enough to change it in f32.
@@ -45,6 +46,11 @@ def _dropped(m: Match) -> Value:
     return where(m.value("drop"), m.value("low"), _zero(m))
 
 
+def _clamped(m: Match) -> Value:
+    """A sum that is not let below the low number: where the mask reaches it, the score no longer counts."""
+    return maximum(m.value("mask"), m.value("low"))
+
+
 _BOOLS = "bool[b,1,1,t]"
 MASKINGS = (
     Masking("", lambda s, h: s, lambda m: None, {}),
@@ -56,6 +62,12 @@ MASKINGS = (
         lambda s, h: add(where(h["keep"], s, h["low"]), h["mask"]),
         lambda m: add(_kept(m), m.value("mask")),
         {"keep": "bool[s,t]", "low": -3.4e38, "mask": "f32[b,1,1,t]"},
+    ),
+    Masking(
+        "-mask-clamped",
+        lambda s, h: maximum(add(s, h["mask"]), h["low"]),
+        _clamped,
+        {"mask": "f32[b,1,1,t]", "low": -3.4e38},
     ),
     Masking(
         "-mask-mask",
@@ -84,9 +96,10 @@ def _attention_rule(masking: Masking, scaled: bool, safe: bool) -> Rule:
     if safe:
         holes["zero"] = 0.0
     example = {"q": "f32[b,2,s,4]", "kt": "f32[b,2,4,t]", "v": "f32[b,2,t,3]", **holes}
-    examples = (example,)
+    examples: tuple[Mapping[str, object], ...] = (example,)
     if not masking.name:
-        examples = (example, {**example, "q": "f32[n,s,4]", "kt": "f32[n,4,t]", "v": "f32[n,t,3]"})
+        shared = {**example, "kt": "f32[b,1,4,t]", "v": "f32[b,1,t,3]"}
+        examples = (example, shared, {**example, "q": "f32[n,s,4]", "kt": "f32[n,4,t]", "v": "f32[n,t,3]"})
     return Rule(
         f"attention{masking.name}{'-scaled' * scaled}{'-safe' * safe}",
         _with_holes(pattern, tuple(holes)),
@@ -124,7 +137,7 @@ def _refusal(m: Match, masking: Masking) -> str | None:
         return f"scores of {m.root.dtype}"
     if not q.rank == kt.rank == v.rank or q.rank not in (3, 4):
         return f"q, k and v have {q.rank}, {kt.rank} and {v.rank} axes; attention takes 4"
-    if q.shape[:-2] != kt.shape[:-2] or q.shape[:-2] != v.shape[:-2]:
+    if kt.shape[:-2] != v.shape[:-2] or (q.shape[:-2] != kt.shape[:-2] and not _one_head_for_all(q, kt)):
         return f"q, k and v have different batches or heads: {q}, {kt}, {v}"
     if "low" in masking.holes and m.scalar("low") > LOW_ENOUGH:
         # Where everything is masked, softmax of the number alone and of scores plus the number differ.
@@ -137,6 +150,12 @@ def _refusal(m: Match, masking: Masking) -> str | None:
     except TypeMismatch as error:
         return f"the masks do not combine: {error}"
     return None
+
+
+def _one_head_for_all(q: TensorType, kt: TensorType) -> bool:
+    """k and v have one head that all heads of q share; the product broadcasts it."""
+    heads = q.shape[1]
+    return q.rank == 4 and kt.shape[:2] == (q.shape[0], 1) and isinstance(heads, int)
 
 
 def _lift(m: Match, scale: float, mask: Value | None, safe: bool) -> Value:

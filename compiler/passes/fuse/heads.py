@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from isthmus.ir.dims import Dim, Shape
 from isthmus.ir.graph import Marker, Value
 from isthmus.ir.rewrite import Guard, Match, Rule, named, scalar
-from isthmus.ops.movement import broadcast, reshape
+from isthmus.ops.movement import broadcast, full, reshape, transpose
 from isthmus.ops.nn import attention, matmul, softmax
-from isthmus.ops.pointwise import mul
+from isthmus.ops.pointwise import add, mul
+from isthmus.passes.clean.movement import axis_groups
 
 _QKV = {"q": "f32[b,4,s,6]", "k": "f32[b,4,t,6]", "v": "f32[b,4,t,3]", "scale": 0.5, "safe": False}
 _MASK = {"mask": "f32[b,1,1,t]"}
@@ -122,6 +124,99 @@ MERGED = (
             else "the reshape changes the rows"
         ),
         ({"x": "f32[b,4,s,t]", "shape": "4*b,s,t"},),
+    ),
+)
+
+
+def _squeezable(m: Match) -> str | None:
+    """Axes of one element between the others; without them fewer axes are transposed."""
+    x, perm = m.value("x"), m.attr("perm")
+    assert isinstance(perm, tuple)
+    thin = sum(d == 1 for d in x.shape)
+    return None if 0 < thin < x.t.rank - 1 else ""
+
+
+def _squeezed(m: Match) -> Value:
+    x, perm = m.value("x"), m.attr("perm")
+    assert isinstance(perm, tuple)
+    kept = [axis for axis, dim in enumerate(x.shape) if dim != 1]
+    order = tuple(kept.index(axis) for axis in perm if isinstance(axis, int) and axis in kept)
+    thin = reshape(x, shape=tuple(x.shape[axis] for axis in kept))
+    return reshape(transpose(thin, perm=order), shape=m.root.shape)
+
+
+def _unmerged_shape(part: Shape, whole: Shape, wanted: Shape) -> Shape | None:
+    """The shape that `part`, which broadcasts to `whole`, takes when `whole` is reshaped to `wanted`."""
+    groups = axis_groups(whole, wanted)
+    if groups is None or len(part) != len(whole):
+        return None
+    shape: list[Dim] = []
+    for source, target in groups:
+        mine, theirs = part[source.start : source.stop], whole[source.start : source.stop]
+        if mine == theirs:
+            shape += wanted[target.start : target.stop]
+        elif all(d == 1 for d in mine):
+            shape += [1] * len(target)
+        else:
+            return None
+    return tuple(shape)
+
+
+def _scores_of_heads(m: Match) -> str | None:
+    product = m.value("product")
+    if product.t.rank != 4 or product.shape != m.root.shape:
+        return ""
+    total = m.root.args[0]
+    if any(_unmerged_shape(a.shape, total.shape, m.root.shape) is None for a in total.args):
+        return f"what is added to scores of {total.t} cannot be split into heads"
+    return None
+
+
+def _split_sum(m: Match) -> Value:
+    total = m.root.args[0]
+    parts = []
+    for arg in total.args:
+        shape = _unmerged_shape(arg.shape, total.shape, m.root.shape)
+        assert shape is not None
+        parts.append(_split(arg, shape))
+    return add(*parts)
+
+
+def _split(value: Value, shape: Shape) -> Value:
+    """`value` in another shape; below a factor, so that reshapes meet."""
+    if value.op is mul and value.args[1].op is full:
+        return mul(reshape(value.args[0], shape=shape), value.args[1])
+    return reshape(value, shape=shape)
+
+
+_SUM = {"a": "f32[b,4,s,6]", "b": "f32[b,4,6,t]", "merged": "4*b,s,t", "shape": "b,4,s,t"}
+
+
+def _product(a: Value, b: Value) -> Value:
+    return reshape(named("product", matmul(a, b)), shape=Marker("merged"))
+
+
+SPLIT = (
+    Rule(
+        "reshape-of-thin-transpose",
+        lambda x: reshape(transpose(x, perm=Marker("perm")), shape=Marker("shape")),
+        _squeezed,
+        _squeezable,
+        ({"x": "f32[b,s,4,1,6]", "perm": (0, 2, 1, 3, 4), "shape": "4*b,s,6"},),
+    ),
+    Rule(
+        "scores-of-heads",
+        lambda a, b, y: reshape(add(_product(a, b), y), shape=Marker("shape")),
+        _split_sum,
+        _scores_of_heads,
+        ({**_SUM, "y": "f32[4*b,1,t]"}, {**_SUM, "y": "f32[1,s,1]"}),
+    ),
+    Rule(
+        "scores-of-heads-scaled",
+        lambda a, b, y, c=scalar(): reshape(add(mul(_product(a, b), c), y), shape=Marker("shape")),
+        _split_sum,
+        _scores_of_heads,
+        ({**_SUM, "y": "f32[4*b,s,t]", "c": 0.5},),
     ),
 )
 

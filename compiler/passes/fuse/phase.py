@@ -6,6 +6,7 @@ from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
 from isthmus.passes.clean.scalars import SCALARS
 from isthmus.passes.fuse import activations, attention, heads, linear, normalization
+from isthmus.passes.fuse.leftovers import Leftovers
 from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
 
@@ -15,7 +16,15 @@ FUSE_PASSES: tuple[Pass, ...] = (
     # Before linear: the scores of one head must not look like a product with a constant.
     Rewrite(
         "fuse-attention",
-        (*heads.MERGED, *attention.WRITTEN_OUT, *heads.FACTORS, *heads.SHARED, *MOVEMENT, *SCALARS),
+        (
+            *heads.MERGED,
+            *heads.SPLIT,
+            *attention.WRITTEN_OUT,
+            *heads.FACTORS,
+            *heads.SHARED,
+            *MOVEMENT,
+            *SCALARS,
+        ),
     ),
     # Biases first, then what is added: a bias is added to a product alone, a residual to a whole layer.
     Rewrite("fuse-linear", (*linear.MATMUL, *linear.BIAS)),
@@ -24,4 +33,5 @@ FUSE_PASSES: tuple[Pass, ...] = (
     Rewrite("fuse-layer-norm-residual", normalization.RESIDUAL),
     WideLinear(),
     TIDY,
+    Leftovers(),
 )

@@ -1,4 +1,4 @@
-"""Several products of the same rows with different matrices are one product with a wide matrix: Q, K and V."""
+"""Several products of the same rows with different matrices are one with a wide matrix: Q, K and V."""
 
 from __future__ import annotations
 
@@ -36,24 +36,27 @@ class WideLinear:
 
     def _graph(self, graph: Graph, watch: Watch) -> Graph:
         groups: dict[Hashable, list[Value]] = {}
-        outputs = {v for _, v in graph.outputs}
         for node in graph.nodes():
-            if node.op is not linear:
-                continue
-            if (reason := _unsuitable(node, outputs)) is None:
-                groups.setdefault((node.args[0], node.attr("activation"), node.dtype), []).append(node)
-            elif reason:
-                watch(Event(self.name, node, reason))
-        parts = {v: group for group in groups.values() if len(group) > 1 for v in group}
+            if node.op is linear and len(node.args) == 3:
+                groups.setdefault((node.args[0], node.attr("activation")), []).append(node)
+        outputs = {v for _, v in graph.outputs}
+        parts: dict[Value, list[Value]] = {}
+        for group in (g for g in groups.values() if len(g) > 1):
+            suitable = []
+            for node in group:
+                if (reason := _unsuitable(node, outputs)) is None:
+                    suitable.append(node)
+                else:
+                    watch(Event(self.name, node, reason))
+            if len(suitable) > 1:
+                parts.update((node, suitable) for node in suitable)
         if not parts:
             return graph
         return _rebuild(graph, parts, watch, self.name)
 
 
 def _unsuitable(node: Value, outputs: set[Value]) -> str | None:
-    """Why a linear stays alone; empty when that goes without saying."""
-    if len(node.args) > 3:
-        return ""
+    """Why a linear stays alone."""
     if weight_of(node.args[1]) is None or not is_constant(node.args[2]):
         return "its matrix or bias is not a constant"
     return "it is an output of the graph" if node in outputs else None

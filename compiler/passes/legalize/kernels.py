@@ -16,7 +16,7 @@ from isthmus.target import Target
 
 @dataclass(frozen=True, slots=True)
 class CheckKernels:
-    """Refuse what the target has no kernel for: heavy ops that are not in f32, sizes that have to be known."""
+    """Refuse what the target has no kernel for: heavy ops not in f32, sizes that have to be known."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from isthmus.target import Target, panel_width
 
 @dataclass(frozen=True, slots=True)
 class PackWeights:
-    """Matrices of linears become panels, their biases are padded to whole panels, and vectors of one number get bytes.
+    """Matrices of linears become panels, their biases whole panels; vectors of one number get bytes.
 
     Panels are `width` columns wide; 0: as wide as the register tile of the target.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from isthmus.ir.graph import Marker, Op, Value
+from isthmus.ir.graph import Attr, Marker, Op, Value
 from isthmus.ir.rewrite import Match, Rule
 from isthmus.ir.types import DType
 from isthmus.ops import nn
@@ -30,7 +30,7 @@ _EXAMPLES: dict[str, dict[str, object]] = {
 
 
 def _is_half(m: Match) -> str | None:
-    return None if m.root.dtype in HALVES else f"{m.root.dtype} stays as it is"
+    return None if m.root.dtype in HALVES else ""
 
 
 def _in_f32(m: Match) -> Value:
@@ -40,7 +40,8 @@ def _in_f32(m: Match) -> Value:
 
 def _find(op: Op, arity: int) -> Callable[..., Value]:
     def build(*holes: Value) -> Value:
-        return op(*holes, **{name: Marker(name) for name in op.attrs})
+        attrs: dict[str, Attr] = {name: Marker(name) for name in op.attrs}
+        return op(*holes, loc="", **attrs)
 
     match arity:
         case 1:
