@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from isthmus.ir.dims import Expr
-from isthmus.ir.graph import INPUT, Attr, Graph, Kind, Marker, NamedDim, Program, Value, weight_of
+from isthmus.ir.graph import INPUT, WEIGHT, Attr, Graph, Kind, Marker, NamedDim, Program, Value
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import InFile, InMemory, Weight
 
@@ -72,12 +72,12 @@ class Printed:
         self._add(0, "}")
 
     def _weights(self, program: Program) -> None:
-        values = [v for graph in program.graphs for v in graph.nodes() if weight_of(v) is not None]
+        values = [v for graph in program.graphs for v in graph.nodes()]
         declared: dict[tuple[str, str], list[Value]] = {}
         bodies: dict[Weight, str] = {}
-        for value in values:
-            weight = weight_of(value)
-            assert weight is not None
+        for value, weight in ((v, _weight(v)) for v in values):
+            if weight is None:
+                continue
             if weight not in bodies:
                 bodies[weight] = f"{weight.type} {contents_text(weight)}"
             declared.setdefault((weight.name, bodies[weight]), []).append(value)
@@ -105,7 +105,7 @@ class Printed:
             self._add(1, ") {")
         number = 0
         for value in graph.nodes():
-            if weight_of(value) is None:
+            if _weight(value) is None:
                 self._names[value] = f"%{number}"
                 number += 1
                 self._add(2, self._value(value), value)
@@ -151,6 +151,12 @@ def _loc_text(loc: str) -> str:
 
 def _type_text(type_: TensorType | None) -> str:
     return "?" if type_ is None else str(type_)
+
+
+def _weight(value: Value) -> Weight | None:
+    """The weight of a constant, even if the value is broken."""
+    weight = dict(value.attrs).get("weight")
+    return weight if value.op is WEIGHT and isinstance(weight, Weight) else None
 
 
 def _input_name(value: Value) -> str:

@@ -135,7 +135,8 @@ class Panels:
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
         rows, columns = shape
-        wide = stored.reshape(-1, rows, self.width).transpose(1, 0, 2).reshape(rows, -1)
+        count = -(-columns // self.width)
+        wide = stored.reshape(count, rows, self.width).transpose(1, 0, 2).reshape(rows, count * self.width)
         return np.ascontiguousarray(wide[:, :columns])
 
 
@@ -149,7 +150,8 @@ class Padded:
         return f"padded({self.multiple})"
 
     def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
-        return -(-shape[0] // self.multiple) * self.multiple * dtype.bytes
+        (length,) = shape
+        return -(-length // self.multiple) * self.multiple * dtype.bytes
 
     def encode(self, plain: Array) -> Array:
         return np.pad(plain, (0, -len(plain) % self.multiple))
@@ -160,8 +162,8 @@ class Padded:
 
 # How each encoding is read back from its text. A new encoding is one class and one line here.
 ENCODINGS: Mapping[str, Callable[[str], Encoding]] = {
-    r"panels\((\d+)\)": lambda width: Panels(int(width)),
-    r"padded\((\d+)\)": lambda multiple: Padded(int(multiple)),
+    r"panels\(([1-9]\d{0,8})\)": lambda width: Panels(int(width)),
+    r"padded\(([1-9]\d{0,8})\)": lambda multiple: Padded(int(multiple)),
 }
 
 

@@ -87,7 +87,7 @@ def report(program: Program, found: Sequence[Diagnostic]) -> str:
 def check(program: Program, after: str) -> None:
     """Raises `CompilerBug` with a report when `program`, as `after` left it, breaks an invariant."""
     if found := verify(program):
-        raise CompilerBug(f"{after} left a program with {len(found)} problems:\n{report(program, found)}")
+        raise CompilerBug(f"{after} left a program that is broken:\n{report(program, found)}")
 
 
 def _program_problems(program: Program) -> Iterator[str]:
@@ -193,7 +193,7 @@ KINDS: Mapping[Kind, Callable[[Attr], bool]] = {
 
 def _inferred_problems(value: Value) -> Iterator[str]:
     types = [arg.type for arg in value.args if arg.type is not None]
-    if len(types) < len(value.args):
+    if len(types) < len(value.args) or value.type is None:
         return  # said where that argument is
     try:
         inferred = value.op.infer(*types, **dict(value.attrs))

@@ -268,7 +268,10 @@ def test_bad_text(text: str, message: str) -> None:
 
 
 def test_places_are_exact() -> None:
-    text = "; a comment\ngraph g(%x: f32[n,8]) {\n  %0 = relu(%x) : f32[n,9]\n  %1 = relu(%0) : f32[8]\n  return y=%1 }"
+    text = (
+        "; a comment\ngraph g(%x: f32[n,8]) {\n"
+        "  %0 = relu(%x) : f32[n,9]\n  %1 = relu(%0) : f32[8]\n  return y=%1 }"
+    )
     with pytest.raises(ModelError) as caught:
         parse(text, where="dump.txt")
     assert [(p.where, p.message) for p in caught.value.problems] == [

@@ -358,10 +358,19 @@ def _gather_more(c: Chooser, pool: list[Value]) -> Value | None:
 
 
 FINITE: tuple[Builder, ...] = (
-    _unary, _binary, _transpose, _reshape, _broadcast, _slice, _concat, _pad, _reduction, _softmax, _layer_norm,
-    _linear, _matmul, _attention, _gather, _where, _counting, _constant,
+    _unary, _binary, _transpose, _reshape, _broadcast, _slice, _concat, _pad, _reduction, _softmax,
+    _layer_norm, _linear, _matmul, _attention, _gather, _where, _counting, _constant, _binary, _unary,
 )  # fmt: skip
-ALL: tuple[Builder, ...] = (*FINITE, _wild_unary, _wild_binary, _logical, _cast, _scan, _gather_more)
+ALL: tuple[Builder, ...] = (
+    *FINITE,
+    _wild_unary,
+    _wild_binary,
+    _logical,
+    _cast,
+    _scan,
+    _gather_more,
+    _wild_binary,
+)
 
 
 def build_program(c: Chooser, steps: int, builders: Sequence[Builder] = ALL) -> Program:
@@ -379,8 +388,11 @@ def build_program(c: Chooser, steps: int, builders: Sequence[Builder] = ALL) -> 
         made = c.choice(builders)(c, pool)
         if made is not None and made.t.rank <= 5 and _is_small(made):
             pool.append(made)
-    names = ("out", "461", "last hidden state")
-    chosen = [pool[-1], *(c.choice(pool) for _ in range(c.integer(0, 2)))]
+    # Values without users, so that little is made in vain, and one that may have users.
+    used = {arg for value in pool for arg in value.args}
+    ends = [v for v in pool if v not in used and v not in inputs][-3:]
+    chosen = [*reversed(ends), c.choice(pool)]
+    names = ("out", "461", "last hidden state", "extra")
     graph = Graph("main", inputs, tuple(zip(names, chosen, strict=False)))
     dims = (NamedDim(DIMS[0], 1, c.choice((None, 8))), NamedDim(DIMS[1], 1, c.choice((None, 512))))
     return Program(c.choice(("tiny", "a model/1")), (graph,), dims, c.choice(("", "sha256:0f")))
