@@ -41,7 +41,7 @@ def test_requests_stay_within_their_ranges() -> None:
     seqs = {sizes["seq"] for sizes, _ in requests}
     assert min(seqs) == 4
     assert max(seqs) == 64
-    assert np.median(list(sizes["seq"] for sizes, _ in requests)) < 24, "small sizes are rare"
+    assert np.median([sizes["seq"] for sizes, _ in requests]) < 24, "small sizes are rare"
     for sizes, inputs in requests:
         assert inputs["x"].shape == (sizes["batch"], sizes["seq"])
         assert -1 <= inputs["x"].min() <= inputs["x"].max() <= 3
