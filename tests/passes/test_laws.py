@@ -19,7 +19,7 @@ CASES = [pytest.param(rule, i, id=f"{rule.name}-{i}") for rule in RULES for i in
 FINITE_ONLY = {
     rule.name: "a masked score that is infinite or NaN is replaced on the left, added to on the right"
     for rule in RULES
-    if rule.name.startswith(("attention-keep", "attention-drop"))
+    if rule.name.startswith(("attention-keep", "attention-drop", "attention-mask-keep"))
 }
 
 # Rounding errors of a few operations in each type, relative to the largest element.

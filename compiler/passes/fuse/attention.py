@@ -70,6 +70,12 @@ MASKINGS = (
         {"mask": "f32[b,1,1,t]", "low": -3.4e38},
     ),
     Masking(
+        "-mask-keep",
+        lambda s, h: where(h["keep"], add(s, h["bias"]), h["low"]),
+        lambda m: where(m.value("keep"), m.value("bias"), m.value("low")),
+        {"keep": _BOOLS, "bias": "f32[1,2,s,t]", "low": -3.4e38},
+    ),
+    Masking(
         "-mask-mask",
         lambda s, h: add(add(s, h["bias"]), h["mask"]),
         lambda m: add(m.value("bias"), m.value("mask")),

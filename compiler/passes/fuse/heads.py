@@ -115,6 +115,15 @@ MERGED = (
         ({**_MERGED, "c": 0.5},),
     ),
     Rule(
+        "matmul-of-merged-scaled-right",
+        lambda a, b, c=scalar(): matmul(
+            reshape(a, shape=Marker("left")), mul(reshape(b, shape=Marker("right")), c)
+        ),
+        _unmerged_scaled,
+        _merges_alike,
+        ({**_MERGED, "c": 0.5},),
+    ),
+    Rule(
         "softmax-of-merged",
         lambda x: softmax(reshape(x, shape=Marker("shape"))),
         lambda x, shape: reshape(softmax(x), shape=shape),
