@@ -15,13 +15,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 from tvm import tirx
 
 from isthmus.errors import CompilerBug
-from isthmus.kernels.builder import Builder, Expr, Memory, Register
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import exp_negative
 from isthmus.kernels.panels import transpose_panel
@@ -57,12 +56,19 @@ class _Shape:
     value_pitch: int
     value_vectors: int
 
-    def passes(self) -> list[range]:
-        """The vectors of V, in groups that fit the registers beside the rows, as even as possible."""
+    def passes(self) -> tuple[int, int, int]:
+        """How V's vectors are taken: (passes, vectors in each of them, vectors in one more pass).
+
+        A pass has as many as the registers hold beside the rows, or fewer, if all can then have the same. A
+        last vector that is not whole goes into the pass of its own.
+        """
         total = self.value_pitch // self.lanes
-        count = -(-total // self.value_vectors)
-        edges = [total * i // count for i in range(count + 1)]
-        return [range(a, b) for a, b in pairwise(edges)]
+        limit = min(self.value_vectors, total)
+        each = next((n for n in range(limit, 1, -1) if total % n == 0), limit)
+        passes, rest = divmod(total, each)
+        if rest == 0 and self.value_width % self.lanes:
+            return passes - 1, each, each
+        return passes, each, rest
 
 
 def _shape(target: Target, head_dim: int, value_dim: int) -> _Shape:
@@ -273,7 +279,7 @@ class _Attention:
             block = self.packed_k.at(kb * (shape.width * shape.block), "k_block")
 
             def multiply(d: Expr, block: Memory = block, tile: list[list[Register]] = accumulators) -> None:
-                self._multiply(tile, self.q, shape.width, d, block.at(d * shape.block, "k_row"), range(2))
+                self._multiply(tile, self.q, shape.width, d, block.at(d * shape.block, "k_row"))
 
             self._steps(shape.width, multiply)
             self._add_mask(accumulators, kb, mask)
@@ -300,11 +306,10 @@ class _Attention:
         pitch: int,
         step: Expr,
         line: Memory,
-        vectors: range,
     ) -> None:
         """tile[i][v] += factors[i * pitch + step] * line[v], the vectors of the line."""
         k, lanes = self.k, self.shape.lanes
-        loaded = [k.let("line", line.load(v * lanes, lanes)) for v in vectors]
+        loaded = [k.let("line", line.load(v * lanes, lanes)) for v in range(len(tile[0]))]
         for i, row in enumerate(tile):
             factor = k.let("factor", k.spread(factors.load(i * pitch + step), lanes))
             for register, vector in zip(row, loaded, strict=True):
@@ -369,33 +374,41 @@ class _Attention:
     def _values(self, rows: int, out: Memory) -> None:
         """out = scores v / sum."""
         k, shape = self.k, self.shape
-        inverses = [k.let("inverse", k.spread(self.inverses.load(i), shape.lanes)) for i in range(rows)]
-        for vectors in shape.passes():
-            tile = k.tile("acc", rows, len(vectors), shape.lanes)
-            for register in (register for row in tile for register in row):
-                register.set(0.0)
+        passes, each, rest = shape.passes()
+        with k.loop("pass", 0, passes) as turn:
+            self._value_columns(rows, out, turn * (each * shape.lanes), each)
+        if rest:
+            self._value_columns(rows, out, passes * each * shape.lanes, rest)
 
-            def multiply(
-                kb: Expr, j: Expr, vectors: range = vectors, tile: list[list[Register]] = tile
-            ) -> None:
-                line = self.packed_v.at((kb * shape.block + j) * shape.value_pitch, "v_row")
-                scores = self.scores.at(kb * (shape.rows * shape.block), "block_scores")
-                self._multiply(tile, scores, shape.block, j, line, vectors)
+    def _value_columns(self, rows: int, out: Memory, first: Value, vectors: int) -> None:
+        """`vectors` vectors of the result from column `first` on."""
+        k, shape = self.k, self.shape
+        tile = k.tile("acc", rows, vectors, shape.lanes)
+        for register in (register for row in tile for register in row):
+            register.set(0.0)
 
-            with k.loop("kb", 0, self.whole_blocks) as kb:
-                self._steps(shape.block, partial(multiply, kb))
-            with k.loop("j", 0, self.keys - self.whole_blocks * shape.block) as j:
-                multiply(self.whole_blocks, j)
-            for i, row in enumerate(tile):
-                line = out.at(i * self.o_strides[2], "out_row")
-                for v, register in zip(vectors, row, strict=True):
-                    self._store_values(line, v * shape.lanes, k.let("value", register.value * inverses[i]))
+        def multiply(kb: Expr, j: Expr) -> None:
+            line = self.packed_v.at((kb * shape.block + j) * shape.value_pitch + first, "v_row")
+            scores = self.scores.at(kb * (shape.rows * shape.block), "block_scores")
+            self._multiply(tile, scores, shape.block, j, line)
 
-    def _store_values(self, line: Memory, start: int, value: Expr) -> None:
+        with k.loop("kb", 0, self.whole_blocks) as kb:
+            self._steps(shape.block, partial(multiply, kb))
+        with k.loop("j", 0, self.keys - self.whole_blocks * shape.block) as j:
+            multiply(self.whole_blocks, j)
+        for i, row in enumerate(tile):
+            line = out.at(i * self.o_strides[2] + first, "out_row")
+            inverse = k.let("inverse", k.spread(self.inverses.load(i), shape.lanes))
+            for v, register in enumerate(row):
+                value = k.let("value", register.value * inverse)
+                # Only a pass whose first column is known here can end within a vector.
+                width = shape.value_width - first if isinstance(first, int) else vectors * shape.lanes
+                self._store_values(line, v * shape.lanes, value, width)
+
+    def _store_values(self, line: Memory, start: int, value: Expr, width: int) -> None:
         """A vector of the result, or what of it lies within the width."""
-        shape = self.shape
-        if start + shape.lanes <= shape.value_width:
+        if start + self.shape.lanes <= width:
             line.store(start, value)
             return
-        for lane in range(shape.value_width - start):
+        for lane in range(width - start):
             line.store(start + lane, self.k.shuffle([value], [lane]))
