@@ -38,7 +38,9 @@ def test_numbers_stay(seed: int, target: Target) -> None:
                 np.testing.assert_array_equal(got[name], wanted)
                 continue
             scale = max(float(np.max(np.abs(wanted), initial=0)), 1.0)
-            np.testing.assert_allclose(got[name], wanted, rtol=1e-4, atol=1e-5 * scale, err_msg=f"{phase} {name}")
+            np.testing.assert_allclose(
+                got[name], wanted, rtol=1e-4, atol=1e-5 * scale, err_msg=f"{phase} {name}"
+            )
 
 
 @pytest.mark.parametrize("seed", range(0, 150, 10))

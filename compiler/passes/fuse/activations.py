@@ -67,6 +67,13 @@ GELU = (
         lambda x: gelu(x),
         examples=(_ERF,),
     ),
+    # Where half of x has other users too, the factor stayed in its place.
+    Rule(
+        "gelu-half-of-x",
+        lambda x, c=scalar(HALF_ROOT, RTOL), one=ONE, half=HALF: mul(mul(x, half), add(_erf(x, c), one)),
+        lambda x: gelu(x),
+        examples=(_ERF,),
+    ),
     Rule(
         "gelu-distributed",
         lambda x, c=scalar(HALF_ROOT, RTOL), half=scalar(0.5): mul(x, add(mul(_erf(x, c), half), half)),
@@ -76,6 +83,12 @@ GELU = (
     Rule(
         "gelu-tanh",
         lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, add(_tanh_sum(x, k, c), one)), half),
+        lambda x: gelu_tanh(x),
+        examples=(_TANH,),
+    ),
+    Rule(
+        "gelu-tanh-half-of-x",
+        lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, half), add(_tanh_sum(x, k, c), one)),
         lambda x: gelu_tanh(x),
         examples=(_TANH,),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from isthmus.ir.graph import Marker, Trait, Value
+from isthmus.ir.graph import Marker, Op, Trait, Value
 from isthmus.ir.rewrite import Match, Rule, named, scalar, such
 from isthmus.ops.movement import full, gather
 from isthmus.ops.nn import layer_norm
@@ -71,9 +71,8 @@ def _same_width(m: Match) -> str | None:
     return single_use("norm")(m)
 
 
-def combine(op: object, left: Value, right: Value) -> Value:
-    """op(left, right) of two constant vectors, where `left` has the width of the result."""
-    assert op is add or op is mul
+def combine(op: Op, left: Value, right: Value) -> Value:
+    """The sum or product of two constant vectors; `left` has the width of the result."""
     width = left.shape[-1]
     if right.t.rank == 0 or right.shape[-1] != width:
         (number,) = array_of(right).reshape(-1)
@@ -83,11 +82,12 @@ def combine(op: object, left: Value, right: Value) -> Value:
     for kept, other in ((left, right), (right, left)):
         if other.op is full and other.attr("value") == neutral:
             return kept
+    if op is mul and left.op is full and left.attr("value") == 0.0:
+        return left  # a shift that was never there
     if left.op is full and right.op is full:
-        number = np.asarray((add if op is add else mul).reference(left.attr("value"), right.attr("value")))
-        return full(shape=(width,), value=float(number.astype(left.dtype.numpy)), dtype=left.dtype)
-    result = (add if op is add else mul)(left, right)
-    return weight_from(result, f"{name_of(result)}.{'sum' if op is add else 'product'}")
+        number = np.asarray(op.reference(left.attr("value"), right.attr("value"))).astype(left.dtype.numpy)
+        return full(shape=(width,), value=float(number), dtype=left.dtype)
+    return weight_from(op(left, right), f"{name_of(right)}.{'sum' if op is add else 'product'}")
 
 
 def _with_scale(m: Match) -> Value:
