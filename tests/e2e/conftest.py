@@ -49,4 +49,4 @@ def tokenize(data: Callable[[str], Path]) -> Callable[[list[str]], Arrays]:
 @pytest.fixture(scope="session")
 def documents(data: Callable[[str], Path]) -> list[str]:
     """The fifty news texts of the Lee corpus."""
-    return [line for line in data("lee.cor").read_text("utf-8").splitlines() if line.strip()]
+    return [line for line in data("lee.cor").read_text("latin-1").splitlines() if line.strip()]
