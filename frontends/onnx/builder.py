@@ -20,6 +20,14 @@ from isthmus.ops import OPS, movement, pointwise
 MAX_LOOK = 1 << 12
 
 
+_COUNTING = (DType.I64, DType.I32, DType.BOOL, DType.F32, DType.F64)
+
+
+def _fits(number: Dim, dtype: DType) -> bool:
+    bits = dtype.bits - 1 if dtype.is_integer else 53
+    return isinstance(number, Expr) or abs(number) < 2**bits
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor:
     """One ONNX value: its contents when they are known at import, its IR value when it has one."""
@@ -169,14 +177,16 @@ class Builder:
     def _derive(
         self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr], type_: TensorType
     ) -> indices.Linear | None:
-        if op.name not in indices.RULES:
+        # Narrow integers wrap; nobody counts positions in them.
+        if op.name not in indices.RULES or type_.dtype not in _COUNTING:
             return None
         arguments = []
         for arg in args:
             if (linear := self.linear(arg)) is None:
                 return None
             arguments.append((linear, arg.shape))
-        return indices.derive(op, arguments, attrs, type_, self.facts.bounds)
+        found = indices.derive(op, arguments, attrs, type_, self.facts.bounds)
+        return found if found is None or _fits(found.offset, type_.dtype) else None
 
     def linear(self, tensor: Tensor) -> indices.Linear | None:
         """`tensor` as a linear function of its indices, if it is known to be one."""

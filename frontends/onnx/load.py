@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
@@ -26,6 +27,9 @@ def load(path: Path) -> tuple[onnx.ModelProto, str]:
             Problem(Code.NOT_ONNX, f"cannot be read as ONNX: {error}", str(path), hint)
         ) from None
     check_is_model(model, path)
+    if not all(isinstance(text, str) for text in texts(model)):
+        hint = "the file is damaged"
+        raise ModelError(Problem(Code.NOT_ONNX, "names in this file are not UTF-8 text", str(path), hint))
     return model, hashlib.sha256(data).hexdigest()
 
 
@@ -60,3 +64,45 @@ def check_is_model(model: onnx.ModelProto, path: Path) -> None:
     if not model.graph.output:
         text = "the graph has no outputs, so there is nothing to compute"
         raise ModelError(Problem(Code.EMPTY_MODEL, text, str(path)))
+
+
+def texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Every text that the frontend reads; protobuf hands over what is not UTF-8 as bytes."""
+    for opset in model.opset_import:
+        yield opset.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        for node in function.node:
+            yield from _node_texts(node)
+    yield from _graph_texts(model.graph)
+
+
+def _graph_texts(graph: onnx.GraphProto) -> Iterator[object]:
+    for info in (*graph.input, *graph.output):
+        yield info.name
+        for dim in info.type.tensor_type.shape.dim:
+            yield dim.dim_param
+    for tensor in graph.initializer:
+        yield from _tensor_texts(tensor)
+    for node in graph.node:
+        yield from _node_texts(node)
+
+
+def _node_texts(node: onnx.NodeProto) -> Iterator[object]:
+    yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for attribute in node.attribute:
+        yield attribute.name
+        yield attribute.ref_attr_name
+        if attribute.HasField("t"):
+            yield from _tensor_texts(attribute.t)
+        if attribute.HasField("g"):
+            yield from _graph_texts(attribute.g)
+        for graph in attribute.graphs:
+            yield from _graph_texts(graph)
+
+
+def _tensor_texts(tensor: onnx.TensorProto) -> Iterator[object]:
+    yield tensor.name
+    for entry in tensor.external_data:
+        yield entry.key
+        yield entry.value

@@ -67,7 +67,7 @@ def evaluate(
         rule = rule or RULES.get(op.name)
         if rule is None:
             return None
-        result = rule(op, arrays, attrs, bounds)
+        result = np.asarray(rule(op, arrays, attrs, bounds))
         return settle(result, type_.dtype, bounds)
     except (_Undecided, OverflowError, ZeroDivisionError):
         return None

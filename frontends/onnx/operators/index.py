@@ -55,8 +55,19 @@ def _rows(node: Node, x: Tensor, axis: int, linear: Linear, shape: Shape) -> Ten
     return node.b.broadcast(placed, (*x.shape[:axis], *shape, *x.shape[axis + 1 :]))
 
 
+def _uniform(node: Node, x: Tensor, shape: Shape) -> Tensor | None:
+    """Wherever one looks in a tensor of equal elements, there is that element."""
+    linear = node.b.linear(x)
+    if linear is None or not linear.is_uniform or not isinstance(linear.offset, int):
+        return None
+    return node.b.full(shape, linear.offset, x.dtype)
+
+
 def gather_elements(node: Node) -> Tensor:
     x = node[0]
+    if (same := _uniform(node, x, node[1].shape)) is not None:
+        node.ignore("axis")
+        return same
     return node.b.op(movement.gather_elements, x, node[1], axis=node.axis("axis", 0, x.rank))
 
 
