@@ -34,7 +34,7 @@ from isthmus.ir.weights import InFile, InMemory, Weight
 INLINE_ELEMENTS = 16
 LINE_LENGTH = 110
 
-PLAIN_NAME = re.compile(r"[A-Za-z_][\w.\-]*", re.ASCII)
+PLAIN_NAME = re.compile(r"[A-Za-z_/](?:[\w./\-]|::)*", re.ASCII)
 # Locations and digests: what ONNX node names are usually made of.
 PLAIN_WORD = re.compile(r"[\w./:+\-]+", re.ASCII)
 
