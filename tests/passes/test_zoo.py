@@ -1,0 +1,112 @@
+"""The same architecture reaches the same fusion counts whatever wrote it, and computes the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isthmus.errors import Problem
+from isthmus.frontends.onnx import read
+from isthmus.ir.evaluate import evaluate
+from isthmus.ir.graph import Program
+from isthmus.passes.pipeline import Step, run
+from isthmus.target import Target
+
+# Two layers each: what is fused into what, by exporter.
+LAYERS = {
+    "attention": 2,
+    "layer_norm": 5,
+    "linear with residual": 4,  # after attention, after the second half of the feed-forward
+    "matmul": 0,
+    "softmax": 0,
+    "erf": 0,
+}
+BERT = {**LAYERS, "linear gelu": 2}
+ALBERT = {**LAYERS, "linear gelu_tanh": 2}
+FAMILIES = {
+    "bert-dynamo-op18": BERT,
+    "bert-dynamo-op20": BERT,
+    "bert-dynamo-op23": BERT,
+    "bert-legacy-op17": BERT,
+    "bert-legacy-tf436-op11": BERT,
+    "bert-optimum-fe": BERT,
+    "distilbert-dynamo-op18": BERT,
+    "distilbert-legacy-op17": BERT,
+    "distilbert-legacy-tf436-op12": BERT,
+    "distilbert-optimum-fe": BERT,
+    "roberta-dynamo-op18": BERT,
+    "roberta-legacy-op17": BERT,
+    "roberta-legacy-tf436-op14": BERT,
+    "roberta-optimum-fe": BERT,
+    "albert-dynamo-op18": ALBERT,
+    "albert-legacy-op17": ALBERT,
+    "albert-legacy-tf436-op14": ALBERT,
+    "albert-optimum-fe": ALBERT,
+}
+
+
+def silent(_: Problem) -> None:
+    """Warnings about the model are not what is tested here."""
+
+
+def counts(program: Program) -> Counter[str]:
+    """How many of each op, and of linears with each thing fused into them."""
+    found: Counter[str] = Counter()
+    for value in program.main.nodes():
+        found[value.op.name] += 1
+        if value.op.name == "linear":
+            found[f"linear {value.attr('activation')}"] += 1
+            found["linear with residual"] += len(value.args) == 4
+            found["wide linear"] += value.loc in _sliced(program)
+    return found
+
+
+def _sliced(program: Program) -> set[str]:
+    return {
+        v.args[0].loc for v in program.main.nodes() if v.op.name == "slice" and v.args[0].op.name == "linear"
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fusions_and_numbers(name: str, zoo: Path, target: Target) -> None:
+    folder = zoo / name
+    imported = read(folder / "model.onnx", warn=silent)
+    fused = run(imported, target, verify="each")
+    found = counts(fused)
+    assert {key: found[key] for key in FAMILIES[name]} == FAMILIES[name]
+    assert found["wide linear"] == 2  # Q, K and V of each layer
+    for which in (0, 1):
+        with np.load(folder / f"inputs_{which}.npz") as file:
+            arrays = dict(file)
+        before, after = evaluate(imported.main, arrays), evaluate(fused.main, arrays)
+        for output, wanted in before.items():
+            scale = float(np.max(np.abs(wanted), initial=0))
+            np.testing.assert_allclose(after[output], wanted, rtol=1e-5, atol=1e-5 * scale)
+
+
+def test_the_real_model(minilm: Path, target: Target) -> None:
+    """Three layers: Q/K/V, attention, product + residual, norm, product + GELU, product + residual, norm."""
+    fused = run(read(minilm, warn=silent), target)
+    found = counts(fused)
+    assert found["attention"] == 3
+    assert found["layer_norm"] == 7
+    assert (found["linear"], found["wide linear"]) == (12, 3)
+    assert (found["linear gelu"], found["linear with residual"]) == (3, 6)
+    assert found["gather"] == 1, "token types are one row, positions a slice"
+    heavy = {"matmul", "softmax", "erf", "reduce_mean", "tanh", "pow", "exp"}
+    assert not heavy & found.keys()
+
+
+def test_nothing_was_refused_that_matters(minilm: Path, target: Target) -> None:
+    refused: list[str] = []
+
+    def watch(step: Step) -> None:
+        if step.phase == "fuse":
+            refused.extend(f"{e.rule}: {e.reason}" for e in step.events if e.reason)
+
+    run(read(minilm, warn=silent), target, watch=watch)
+    # The embedding sum is one loop, together with the broadcast of the positions.
+    assert refused == [r for r in refused if r.startswith("layer-norm-residual: the sum broadcasts")]
