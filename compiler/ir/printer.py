@@ -115,9 +115,12 @@ class Printed:
 
     def _value(self, value: Value) -> str:
         args = ", ".join(self._names.get(a, "%?") for a in value.args)
+        # In the order of the declaration: starts, sizes, steps.
+        order = list(value.op.attrs)
+        given = sorted(value.attrs, key=lambda each: order.index(each[0]) if each[0] in order else len(order))
         attrs = "".join(
             f" {name}={attr_text(attr, value.op.attrs.get(name))}"
-            for name, attr in value.attrs
+            for name, attr in given
             if not _is_default(attr, value.op.defaults.get(name))
         )
         call = f"{self._names[value]} = {value.op.name}({args}){attrs}"
