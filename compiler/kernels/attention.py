@@ -13,84 +13,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 from tvm import tirx
 
 from isthmus.errors import CompilerBug
+from isthmus.kernels.attention_shape import BLOCK_VECTORS, Mask, Scratch, Shape, scratch, shape_of
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import exp_negative
 from isthmus.kernels.panels import transpose_panel
 from isthmus.target import Target
 
-Mask = Literal["none", "row", "full"]
+__all__ = ["Mask", "Scratch", "kernel", "scratch"]
 
 # Steps of the reduction laid out in straight-line code.
 STEP = 2
-
-# Vectors of scores a query has in one block of keys.
-BLOCK_VECTORS = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Scratch:
-    """Floats of scratch memory a thread needs: `per_key` * (keys rounded up to `block`) + `constant`."""
-
-    per_key: int
-    constant: int
-    block: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Sizes known at compile time, in elements."""
-
-    lanes: int
-    rows: int
-    block: int
-    width: int
-    value_width: int
-    value_pitch: int
-    value_vectors: int
-
-    def passes(self) -> tuple[int, int, int]:
-        """How V's vectors are taken: (passes, vectors in each of them, vectors in one more pass).
-
-        A pass has as many as the registers hold beside the rows, or fewer, if all can then have the same. A
-        last vector that is not whole goes into the pass of its own.
-        """
-        total = self.value_pitch // self.lanes
-        limit = min(self.value_vectors, total)
-        each = next((n for n in range(limit, 1, -1) if total % n == 0), limit)
-        passes, rest = divmod(total, each)
-        if rest == 0 and self.value_width % self.lanes:
-            return passes - 1, each, each
-        return passes, each, rest
-
-
-def _shape(target: Target, head_dim: int, value_dim: int) -> _Shape:
-    lanes = target.vector.lanes(32)
-    many = target.vector.registers >= 32
-    return _Shape(
-        lanes=lanes,
-        rows=8 if many else 6,
-        block=BLOCK_VECTORS * lanes,
-        width=head_dim,
-        value_width=value_dim,
-        value_pitch=-(-value_dim // lanes) * lanes,
-        value_vectors=3 if many else 2,
-    )
-
-
-def scratch(target: Target, head_dim: int, value_dim: int, mask: Mask) -> Scratch:
-    """What `kernel` of the same parameters needs."""
-    shape = _shape(target, head_dim, value_dim)
-    per_key = shape.width + shape.value_pitch + shape.rows + (mask == "row")
-    constant = shape.rows * shape.width + (shape.rows * shape.block if mask == "full" else 0)
-    return Scratch(per_key, constant, shape.block)
 
 
 def kernel(target: Target, head_dim: int, value_dim: int, mask: Mask, safe: bool) -> Kernel:
@@ -106,14 +44,14 @@ def kernel(target: Target, head_dim: int, value_dim: int, mask: Mask, safe: bool
         raise CompilerBug(f"attention with head dimensions {head_dim} and {value_dim}")
     values = f"v{value_dim}" if value_dim != head_dim else ""
     symbol = f"attention_f32_d{head_dim}{values}_{mask}{'_safe' if safe else ''}"
-    parts = _Attention(symbol, target, _shape(target, head_dim, value_dim), mask, safe)
+    parts = _Attention(symbol, target, shape_of(target, head_dim, value_dim), mask, safe)
     return parts.k.later(parts.body)
 
 
 class _Attention:
     """The parts of one attention kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, shape: _Shape, mask: Mask, safe: bool) -> None:
+    def __init__(self, symbol: str, target: Target, shape: Shape, mask: Mask, safe: bool) -> None:
         k = self.k = Builder(symbol, target)
         self.shape, self.mask_kind, self.safe = shape, mask, safe
         self.q_input, self.k_input, self.v_input = k.input("q"), k.input("k"), k.input("v")

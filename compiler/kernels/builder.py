@@ -33,18 +33,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Kernel, Parameter
+from isthmus.kernels.memory import (
+    Expr,
+    Memory,
+    Register,
+    Value,
+    dtype_of,
+    element_type,
+    index,
+    lanes_of,
+    vector_type,
+)
 from isthmus.target import Target
 
-# TVM ships no type information: to mypy an expression is Any, and this alias only says what is meant.
-Expr: TypeAlias = Any
-Value: TypeAlias = Any  # an Expr, or a Python number
+__all__ = [
+    "Builder",
+    "Expr",
+    "Memory",
+    "Register",
+    "Value",
+    "dtype_of",
+    "element_type",
+    "index",
+    "lanes_of",
+    "vector_type",
+]
 
 C_TYPES = {
     "float32": "float",
@@ -62,99 +81,6 @@ C_TYPES = {
 
 # Pointers carry no extent; TVM wants one, and so it gets one that nothing exceeds.
 UNBOUNDED = 1 << 40
-
-
-def dtype_of(value: Expr) -> str:
-    """TVM's name of a value's type, lanes included: `float32x16`."""
-    return str(value.ty.dtype)
-
-
-def lanes_of(value: Expr) -> int:
-    """1 for a scalar."""
-    return int(value.ty.dtype.lanes)
-
-
-def element_type(dtype: str) -> str:
-    """`float32x16` -> `float32`."""
-    return dtype.split("x")[0]
-
-
-def vector_type(dtype: str, lanes: int) -> str:
-    """`float32`, 16 -> `float32x16`; a vector of one lane is a scalar."""
-    return dtype if lanes == 1 else f"{dtype}x{lanes}"
-
-
-def index(value: Value) -> Expr:
-    """An int64 expression."""
-    if isinstance(value, int):
-        return tirx.IntImm("int64", value)
-    return value if dtype_of(value) == "int64" else tirx.Cast("int64", value)
-
-
-class Memory:
-    """A pointer: a parameter, or memory on the stack. `at` gives the same pointer moved by an offset."""
-
-    def __init__(self, builder: Builder, buffer: Expr, dtype: str, offset: Value = 0) -> None:
-        self.builder = builder
-        self.buffer = buffer
-        self.dtype = dtype
-        self.offset = offset
-
-    def _place(self, i: Value) -> Expr:
-        return index(self.offset + i) if not isinstance(self.offset, int) or self.offset else index(i)
-
-    def at(self, offset: Value, name: str = "offset") -> Memory:
-        """The same memory counted from element `offset`, which is computed here and once."""
-        return Memory(self.builder, self.buffer, self.dtype, self.builder.let(name, self._place(offset)))
-
-    def load(self, i: Value, lanes: int = 1) -> Expr:
-        """`lanes` consecutive elements from `i`."""
-        place = self._place(i)
-        if lanes > 1:
-            place = tirx.Ramp(place, index(1), lanes)
-        return tirx.BufferLoad(self.buffer, [place])
-
-    def store(self, i: Value, value: Value, lanes: int | None = None) -> None:
-        """Write `value` (all its lanes) from element `i` on; a number or a scalar is spread over `lanes`."""
-        wanted = lanes or (1 if isinstance(value, int | float) else lanes_of(value))
-        value = self.builder.spread(value, wanted, self.dtype)
-        place = self._place(i)
-        if wanted > 1:
-            place = tirx.Ramp(place, index(1), wanted)
-        self.builder.emit(tirx.BufferStore(self.buffer, value, [place]))
-
-    def prefetch(self, i: Value, *, write: bool = False, level: int = 1) -> None:
-        """Ask for the cache line of element `i`, into level 1 (nearest) to 3. Any address is allowed."""
-        address = tirx.address_of(tirx.BufferLoad(self.buffer, [self._place(i)]))
-        hints = (1 if write else 0, 4 - level, 1)
-        self.builder.intrinsic_statement("llvm.prefetch", address, *(tirx.const(h, "int32") for h in hints))
-
-
-class Register:
-    """A local variable of `lanes` elements."""
-
-    def __init__(self, builder: Builder, buffer: Expr, dtype: str, lanes: int) -> None:
-        self.builder = builder
-        self.buffer = buffer
-        self.dtype = dtype
-        self.lanes = lanes
-
-    def _place(self) -> Expr:
-        return index(0) if self.lanes == 1 else tirx.Ramp(index(0), index(1), self.lanes)
-
-    @property
-    def value(self) -> Expr:
-        """What the variable holds where this expression is used."""
-        return tirx.BufferLoad(self.buffer, [self._place()])
-
-    def set(self, value: Value) -> None:
-        """Assign; a scalar is spread over the lanes."""
-        value = self.builder.spread(value, self.lanes, self.dtype)
-        self.builder.emit(tirx.BufferStore(self.buffer, value, [self._place()]))
-
-    def add(self, value: Value) -> None:
-        """`self += value`; with a product this is the fused multiply-add."""
-        self.set(self.value + value)
 
 
 class Builder:

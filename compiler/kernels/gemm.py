@@ -147,6 +147,7 @@ class _Gemm:
         for row in y_rows:
             for j in range(self.shape.vectors):
                 row.prefetch(j * self.lanes, write=True)
+        self._prefetch_residual(rows)
         blocks = k.let("blocks", k.divide(self.depth, BLOCK))
         with k.loop("block", 0, blocks) as block:
             with k.loop("p", 0, self.prefetches) as p:
@@ -157,6 +158,15 @@ class _Gemm:
         with k.loop("kk", blocks * BLOCK, self.depth) as kk:
             self._multiply(accumulators, x_rows, kk)
         self._finish(accumulators, y_rows)
+
+    def _prefetch_residual(self, rows: int) -> None:
+        """What the next tile starts with."""
+        if self.residual is None:
+            return
+        for i in range(rows, 2 * rows):
+            line = self.residual.at((self.first + i) * self.ldr + self.column, "next_residual")
+            for j in range(self.shape.vectors):
+                line.prefetch(j * self.lanes)
 
     def _start(self, accumulators: list[list[Register]]) -> None:
         """Bias, and the residual if there is one."""

@@ -1,0 +1,72 @@
+"""The sizes of an attention kernel: its tile, how it takes V, and the scratch memory it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from isthmus.target import Target
+
+Mask = Literal["none", "row", "full"]
+
+# Vectors of scores a query has in one block of keys.
+BLOCK_VECTORS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Floats of scratch memory a thread needs: `per_key` * (keys rounded up to `block`) + `constant`."""
+
+    per_key: int
+    constant: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes known at compile time, in elements."""
+
+    lanes: int
+    rows: int
+    block: int
+    width: int
+    value_width: int
+    value_pitch: int
+    value_vectors: int
+
+    def passes(self) -> tuple[int, int, int]:
+        """How V's vectors are taken: (passes, vectors in each of them, vectors in one more pass).
+
+        A pass has as many as the registers hold beside the rows, or fewer, if all can then have the same. A
+        last vector that is not whole goes into the pass of its own.
+        """
+        total = self.value_pitch // self.lanes
+        limit = min(self.value_vectors, total)
+        each = next((n for n in range(limit, 1, -1) if total % n == 0), limit)
+        passes, rest = divmod(total, each)
+        if rest == 0 and self.value_width % self.lanes:
+            return passes - 1, each, each
+        return passes, each, rest
+
+
+def shape_of(target: Target, head_dim: int, value_dim: int) -> Shape:
+    """The shape that fits the target's registers."""
+    lanes = target.vector.lanes(32)
+    many = target.vector.registers >= 32
+    return Shape(
+        lanes=lanes,
+        rows=8 if many else 6,
+        block=BLOCK_VECTORS * lanes,
+        width=head_dim,
+        value_width=value_dim,
+        value_pitch=-(-value_dim // lanes) * lanes,
+        value_vectors=3 if many else 2,
+    )
+
+
+def scratch(target: Target, head_dim: int, value_dim: int, mask: Mask) -> Scratch:
+    """What `kernel` of the same parameters needs."""
+    shape = shape_of(target, head_dim, value_dim)
+    per_key = shape.width + shape.value_pitch + shape.rows + (mask == "row")
+    constant = shape.rows * shape.width + (shape.rows * shape.block if mask == "full" else 0)
+    return Scratch(per_key, constant, shape.block)
