@@ -152,27 +152,33 @@ class Builder:
     def op(self, op: Op, *args: Tensor, **attrs: Attr) -> Tensor:
         """Apply `op`. Raises TypeMismatch, or `Restart` when a fact about dims would make it fit."""
         given = {**op.defaults, **attrs}
-        type_ = self._infer(op, args, given)
-        contents = [self.known(a) for a in args]
-        plain = [c for c in contents if c is not None]
-        if len(plain) == len(contents):
-            folded = symbolic.evaluate(op, plain, given, type_, self.facts.bounds)
+        try:
+            folded = self._folded(op, args, given)
             if folded is not None:
-                return Tensor(type_, folded)
-        if (chosen := self._choice(op, args, type_.shape)) is not None:
+                return folded
+            value = op(*map(self.value, args), loc=self.loc, **attrs)
+        except TypeMismatch:
+            self.reconcile(equations(op, [a.type for a in args], given))
+            raise
+        if (chosen := self._choice(op, args, value.shape)) is not None:
             return chosen
-        linear = self._derive(op, args, given, type_)
-        if (
-            linear is not None
-            and linear.is_uniform
-            and op is not movement.full
-            and isinstance(linear.offset, int)
-        ):
-            return self.full(type_.shape, linear.offset, type_.dtype)
-        value = op(*map(self.value, args), loc=self.loc, **attrs)
+        linear = self._derive(op, args, given, value.t)
         if linear is not None:
+            if op is not movement.full and linear.is_uniform and isinstance(linear.offset, int):
+                return self.full(value.shape, linear.offset, value.dtype)
             self._linear[value] = linear
-        return Tensor(type_, None, value)
+        return Tensor(value.t, None, value)
+
+    def _folded(self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr]) -> Tensor | None:
+        """The result as contents, when those of every argument are known."""
+        contents = []
+        for arg in args:
+            if (known := self.known(arg)) is None:
+                return None
+            contents.append(known)
+        type_ = op.infer(*(a.type for a in args), **attrs)
+        folded = symbolic.evaluate(op, contents, attrs, type_, self.facts.bounds)
+        return None if folded is None else Tensor(type_, folded)
 
     def _derive(
         self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr], type_: TensorType
@@ -213,16 +219,6 @@ class Builder:
         """The number that all elements are, if known."""
         linear = self.linear(tensor)
         return linear.offset if linear and linear.is_uniform and isinstance(linear.offset, int) else None
-
-    def _infer(self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr]) -> TensorType:
-        types = [a.type for a in args]
-        if not op.arity[0] <= len(args) <= op.arity[1]:
-            raise TypeMismatch(f"{op.name} takes {op.arity[0]} to {op.arity[1]} arguments, got {len(args)}")
-        try:
-            return op.infer(*types, **attrs).simplify(self.facts.bounds)
-        except TypeMismatch:
-            self.reconcile(equations(op, types, attrs))
-            raise
 
     def reconcile(self, pairs: Iterable[tuple[Dim, Dim]]) -> None:
         """Raise `Restart` if a simple fact makes some pair of dims equal."""

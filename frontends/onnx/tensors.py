@@ -145,12 +145,10 @@ def has_nan(weight: Weight) -> bool:
     flat = weight.read().reshape(-1)
     for start in range(0, flat.size, CHUNK):
         part = flat[start : start + CHUNK]
-        # A sum of squares is NaN exactly when an element is, and BLAS reads at the speed of memory.
-        if part.dtype.itemsize >= 4:
-            with np.errstate(all="ignore"):
-                found = math.isnan(np.dot(part, part))
-        else:
-            found = bool(np.isnan(part).any())
+        with np.errstate(all="ignore"):
+            # A sum of squares is NaN exactly when an element is, and BLAS reads at the speed of memory.
+            wide = part.dtype.itemsize >= 4
+            found = math.isnan(np.dot(part, part)) if wide else bool(np.isnan(part).any())
         if found:
             return True
     return False
