@@ -21,6 +21,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def always(_: Match) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Rule:
     """`find` may be replaced by `make`, unless `unless` gives a reason; an empty one goes without saying.
 
@@ -206,11 +207,17 @@ def _prepare(rules: Sequence[Rule]) -> Mapping[str, Sequence[_Prepared]]:
     """The rules by the op that their patterns end in, in the given order."""
     prepared: dict[str, list[_Prepared]] = {}
     for rule in rules:
-        pattern = root = rule.pattern()
+        ready = _prepared(rule)
+        root = ready.pattern
         while root.op is NAMED:
             (root,) = root.args
-        prepared.setdefault(root.op.name, []).append(_Prepared(rule, pattern, rule.restrictions()))
+        prepared.setdefault(root.op.name, []).append(ready)
     return prepared
+
+
+@lru_cache(maxsize=4096)
+def _prepared(rule: Rule) -> _Prepared:
+    return _Prepared(rule, rule.pattern(), rule.restrictions())
 
 
 def _match(pattern: Value, value: Value, bound: Bound, rule: _Prepared) -> Iterator[Bound]:

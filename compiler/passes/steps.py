@@ -51,7 +51,7 @@ def exhaust(graph: Graph, rules: Sequence[Rule], watch: Watch, name: str) -> Gra
 
 @dataclass(frozen=True, slots=True)
 class Until:
-    """Run `passes` in turn, again and again, until a whole round changes nothing."""
+    """Run `passes` in turn, again and again, until none has anything left to do."""
 
     name: str
     passes: tuple[Pass, ...]
@@ -61,11 +61,13 @@ class Until:
         return [rule for each in self.passes for rule in each.rules]
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
+        # A pass has nothing to do on what it left itself.
+        left: dict[str, Program] = {}
         for _ in range(MAX_SWEEPS):
-            before = program
             for each in self.passes:
-                program = each(program, target, watch)
-            if program is before:
+                if left.get(each.name) is not program:
+                    program = left[each.name] = each(program, target, watch)
+            if all(left[each.name] is program for each in self.passes):
                 return program
         raise CompilerBug(
             f"{self.name} did not come to rest after {MAX_SWEEPS} rounds; please send the model"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from isthmus.passes.clean.phase import TIDY
+from isthmus.passes.clean.fold import Fold
+from isthmus.passes.clean.share import Share
 from isthmus.passes.legalize.kernels import CheckKernels
 from isthmus.passes.legalize.pack import PackWeights
 from isthmus.passes.legalize.widen import WIDEN
@@ -10,8 +11,9 @@ from isthmus.passes.steps import Pass, Rewrite
 
 LEGALIZE_PASSES: tuple[Pass, ...] = (
     Rewrite("widen-halves", WIDEN),
-    # Weights that were cast are folded.
-    TIDY,
+    # Weights are cast once and for all.
+    Fold(),
+    Share(),
     PackWeights(),
     CheckKernels(),
 )
