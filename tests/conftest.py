@@ -6,8 +6,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from fetch_data import fetch
+
+# The same examples everywhere, and no failures for being slow on a busy machine.
+hypothesis.settings.register_profile("isthmus", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("isthmus")
 
 ROOT = Path(__file__).resolve().parent.parent
 

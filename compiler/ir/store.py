@@ -24,6 +24,7 @@ from isthmus.ir.types import Array, TensorType
 from isthmus.ir.weights import InFile, Source
 
 WEIGHTS = "weights"
+MAX_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,13 @@ def _write(path: Path, data: bytes | memoryview) -> None:
 def read_text(path: Path) -> str:
     """The text of a dump. Raises `ModelError`."""
     try:
-        return path.read_text("utf-8")
+        if path.exists() and not path.is_file():
+            raise ModelError(Problem(Code.NOT_A_FILE, "this is not a file", str(path)))
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ModelError(Problem(Code.BAD_TEXT, f"this text has more than {MAX_BYTES} bytes", str(path)))
+        return data.decode()
     except UnicodeDecodeError as error:
         raise ModelError(Problem(Code.BAD_TEXT, "this is not text in UTF-8", str(path))) from error
     except FileNotFoundError as error:

@@ -175,6 +175,11 @@ def test_files_that_are_no_dumps(tmp_path: Path, make: object, code: Code) -> No
     assert caught.value.problems[0].code is code
 
 
+def test_a_device_is_not_read_to_its_end() -> None:
+    with pytest.raises(ModelError, match="E1002"):
+        load(Path("/dev/zero"))
+
+
 def test_a_dump_that_cannot_be_written(tmp_path: Path) -> None:
     file_of(tmp_path, b"", "occupied")
     with pytest.raises(ModelError, match="E1008"):
