@@ -44,7 +44,7 @@ class Options:
 
     `dims` fixes (an int) or bounds (low, high) named dims. `start` is the first phase to run, for a program
     that was dumped. `progress` is told each step as it begins, `watch` sees each pass, `warn` what is odd but
-    not wrong. `cache` is the folder of compiled kernels.
+    not wrong. `cache` is the folder of compiled kernels. `c_flags` are for tests, such as -DISTHMUS_POISON.
     """
 
     name: str | None = None
@@ -52,6 +52,7 @@ class Options:
     start: str = pipeline.PHASES[0].name
     verify: bool = True
     cache: Path | None = None
+    c_flags: tuple[str, ...] = ()
     progress: Callable[[str], None] = _silent
     watch: pipeline.Watcher = lambda _: None
     warn: Callable[[Problem], None] = lambda _: None
@@ -105,7 +106,7 @@ def compile_program(program: Program, target: Target, output: Path, options: Opt
     objects = compile_kernels(plan.kernels(), target, None if cache is None else cache / "kernels")
     options.progress("library")
     source = model_c(program.name, plan, target, layout)
-    library = toolchain.link(source, objects, target.toolchain, cache)
+    library = toolchain.link(source, objects, target.toolchain, cache, options.c_flags)
     options.progress("self-test")
     cases = selftest_cases(program)
     options.progress("bundle")
@@ -144,7 +145,7 @@ def check_bundle(folder: Path, cases: Sequence[selftest.Case]) -> None:
 def _draft(program: Program, plan: Plan, target: Target, layout: WeightsLayout) -> Manifest:
     return Manifest(
         name=bundle_manifest.plain_name(program.name),
-        model_digest=program.origin,
+        model_digest=program.origin or "none",  # a program that came from no file
         chip=Chip(target.name, target.arch, target.os, target.cpu_flags),
         library=f"lib/{target.toolchain.library}",
         weights="weights.bin" if layout.total else None,

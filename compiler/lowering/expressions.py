@@ -77,7 +77,9 @@ class NestBuilder:
     def __init__(
         self, extents: Shape, view_of: Callable[[Value], View], stored: Callable[[Value], bool]
     ) -> None:
-        self.extents = list(extents)
+        self.rank = len(extents)
+        # A single element is one loop that runs once.
+        self.extents = list(extents) or [1]
         self.view_of = view_of
         self.stored = stored
         self.reads: list[_Read] = []
@@ -85,7 +87,7 @@ class NestBuilder:
         self.indexed: set[int] = set()  # loops whose variable appears as a number
 
     def identity(self) -> AxisMap:
-        return tuple(Axis(0, i, 1) for i in range(len(self.extents)))
+        return tuple(Axis(0, i, 1) for i in range(self.rank))
 
     def node(self, value: Value, where: AxisMap) -> loops.Node:
         """The expression for the element of `value` at `where`."""
@@ -191,7 +193,7 @@ class NestBuilder:
 
         `last` is applied to the folded value; it may use parameters, no loops.
         """
-        kept = [i for i in range(len(self.extents)) if i not in reduced]
+        kept = [i for i in range(self.rank) if i not in reduced]
         order = _loop_order(len(self.extents), reduced)
         out_strides: list[Dim] = [0] * len(self.extents)
         for loop, stride in zip(kept, output.strides, strict=True):

@@ -113,7 +113,7 @@ def _attention(state: Lowering, value: Value) -> None:
     kind: attention_kernels.Mask = "none" if mask is None else ("row" if mask.strides[2] == 0 else "full")
     place = _attention_result(state, value)
     scratch = attention_kernels.scratch(state.target, width, value_width, kind)
-    floats = -(-(keys) // scratch.block) * scratch.block * scratch.per_key + scratch.constant
+    floats = _round_up(keys, scratch.block) * scratch.per_key + scratch.constant
     strides = [s for view in views for s in view.strides[:3]]
     if mask is not None:
         strides += mask.strides[:2] if kind == "row" else mask.strides[:3]
@@ -129,6 +129,10 @@ def _attention(state: Lowering, value: Value) -> None:
     kernel = attention_kernels.kernel(state.target, width, value_width, kind, value.attr("safe"))
     state.call(kernel, args, place.buffer, value, batch * heads)
     state.views[value] = place
+
+
+def _round_up(dim: Dim, multiple: int) -> Dim:
+    return (dim + multiple - 1) // multiple * multiple
 
 
 def _inner_unit(state: Lowering, value: Value) -> View:
@@ -165,7 +169,7 @@ def _matmul(state: Lowering, value: Value) -> None:
     right = state.view(b).broadcast((*batch, k, n))
     place = state.allocate(value)
     width = gemm.panel_width(state.target)
-    columns = -(-n // width) * width
+    columns = _round_up(n, width)
     panels, zeros = Scratch(columns * k), Scratch(columns, columns * k)
     extents = tuple(batch)
     inside = {"value": value, "writes": place.buffer, "batch": extents or (1,)}
