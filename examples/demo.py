@@ -7,6 +7,7 @@ The same sentences go through onnxruntime, so that both answers stand next to ea
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -84,8 +85,9 @@ def main() -> None:
 
     worst = float(np.abs(ours - theirs).max())
     out.print(f"largest difference between the vectors: {worst:.1e}\n")
-    out.print(f"the bundle: {bundle.path}")
-    out.print(f"next:       isthmus inspect {bundle.path}")
+    command = os.path.relpath(Path(sys.executable).with_name("isthmus"))
+    out.print(f"the bundle: {bundle.path}", soft_wrap=True)
+    out.print(f"next:       {command} inspect {bundle.path}", soft_wrap=True)
     if worst > 1e-4:
         sys.exit("error: the two disagree")
 
