@@ -9,8 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from isthmus.ir.dims import Call, Dim, Expr, Interval, Symbol, interval, names, simplify, substitute, symbol
+
+Bound: TypeAlias = tuple[str, int, int | None]  # a name, its least and its greatest size
+
+MAX_TRIALS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +74,65 @@ def conclude(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
             continue
         if (unified := facts.with_equal(name, dim)) is not None:
             return Conclusion(unified, f"dim {name!r} is taken to be {str(dim)!r}")
-    return None
+    return _by_trial(a, b, facts)
 
 
-def _implied_bounds(one: Dim, other: Dim) -> Iterator[tuple[str, int, int | None]]:
+def _implied_bounds(one: Dim, other: Dim) -> Iterator[Bound]:
     """Bounds on a name under which a minimum or maximum `one` is simply `other`."""
     atom = _atom_of(one)
     if not isinstance(atom, Call) or atom.kind not in ("min", "max"):
         return
     for kept, dropped in ((atom.left, atom.right), (atom.right, atom.left)):
-        if kept != other:
-            continue
-        # min(kept, dropped) == kept means kept <= dropped, that is kept - dropped <= 0.
-        difference = kept - dropped if atom.kind == "min" else dropped - kept
-        if isinstance(difference, int):
-            continue
-        rest = [c for m, c in difference.terms if m == ()]
-        linear = [(m[0], c) for m, c in difference.terms if len(m) == 1]
-        if len(linear) != 1 or len(linear) + len(rest) != len(difference.terms):
-            continue
-        (term, coefficient), constant = linear[0], sum(rest)
-        if not isinstance(term, Symbol):
-            continue
-        if coefficient > 0:
-            yield term.name, 0, -constant // coefficient
+        if kept == other:
+            # min(kept, dropped) == kept means kept <= dropped.
+            yield from _at_most(kept - dropped if atom.kind == "min" else dropped - kept, 0)
+
+
+def _at_most(dim: Dim, most: int) -> Iterator[Bound]:
+    """Bounds on a name under which dim <= most, if `dim` is linear in one atom."""
+    if isinstance(dim, int):
+        return
+    rest = sum(c for m, c in dim.terms if m == ())
+    linear = [(m, c) for m, c in dim.terms if m != ()]
+    if len(linear) != 1 or len(linear[0][0]) != 1:
+        return
+    (atom,), coefficient = linear[0]
+    upward = coefficient > 0
+    limit = (most - rest) // coefficient if upward else -((most - rest) // -coefficient)
+    if isinstance(atom, Symbol):
+        yield (atom.name, 0, limit) if upward else (atom.name, limit, None)
+    elif atom.kind == "//" and isinstance(atom.right, int) and atom.right > 0:
+        # left // k <= limit means left < (limit + 1) * k; left // k >= limit means left >= limit * k.
+        divisor = atom.right
+        if upward:
+            yield from _at_most(atom.left, limit * divisor + divisor - 1)
         else:
-            yield term.name, -(-constant // -coefficient), None
+            yield from _at_most(atom.left * -1, -limit * divisor)
+
+
+def _by_trial(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
+    """A bound at one of the numbers that `a` and `b` compare a name with, if that makes them equal."""
+    marks = sorted({*_marks(a), *_marks(b)})
+    tries: list[Bound] = [(name, 0, mark) for name, mark in reversed(marks)]
+    tries += [(name, mark, None) for name, mark in marks]
+    for name, low, high in tries[:MAX_TRIALS]:
+        narrowed = facts.with_bound(name, low, high) if name in facts.bounds else None
+        if narrowed is not None and narrowed.resolve(a - b) == 0:
+            return Conclusion(narrowed)
+    return None
+
+
+def _marks(dim: Dim) -> Iterator[tuple[str, int]]:
+    """Names and the numbers they are compared with in minima and maxima."""
+    if isinstance(dim, int):
+        return
+    for atom in {atom for monomial, _ in dim.terms for atom in monomial}:
+        if isinstance(atom, Symbol):
+            continue
+        for side, other in ((atom.left, atom.right), (atom.right, atom.left)):
+            if (name := _symbol_of(side)) and isinstance(other, int):
+                yield name, other
+            yield from _marks(side)
 
 
 def _solutions(a: Dim, b: Dim, facts: Facts) -> Iterator[tuple[str, Dim]]:
