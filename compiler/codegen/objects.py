@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import tvm
@@ -19,6 +20,7 @@ from tvm.target import codegen
 from isthmus.codegen.cache import load, store
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Kernel
+from isthmus.machine import processors
 from isthmus.target import Target
 
 # Part of the cache key: raise it when this file changes what it makes of the same TIR.
@@ -31,11 +33,14 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     `cache` is a directory (made when missing) of objects of earlier calls; several processes may share
     it. A damaged entry is not used but replaced. Kernels that share a symbol must be the same code.
     """
-    objects: dict[str, bytes] = {}
-    for kernel in sorted(kernels, key=lambda k: k.symbol):
-        if kernel.symbol not in objects:
-            objects[kernel.symbol] = _compile_cached(kernel, target, cache)
-    return objects
+    by_symbol = {kernel.symbol: kernel for kernel in kernels}
+    chosen = [by_symbol[symbol] for symbol in sorted(by_symbol)]
+    for kernel in chosen:
+        # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
+        _ = kernel.func
+    with ThreadPoolExecutor(max_workers=processors()) as pool:
+        objects = list(pool.map(lambda kernel: _compile_cached(kernel, target, cache), chosen))
+    return {kernel.symbol: code for kernel, code in zip(chosen, objects, strict=True)}
 
 
 def _compile_cached(kernel: Kernel, target: Target, cache: Path | None) -> bytes:

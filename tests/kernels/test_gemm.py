@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from isthmus.codegen.native import Call
-from isthmus.codegen.objects import assembly, compile_kernels
+from isthmus.codegen.objects import assembly
 from isthmus.errors import CompilerBug
 from isthmus.kernels import gemm, layer_norm, pack
 from isthmus.kernels.kernel import Kernel
@@ -182,21 +182,6 @@ def test_pointers_need_no_alignment(target: Target) -> None:
         if not target.vector.fma:
             # Without VEX, arithmetic on a vector in memory faults when it is not aligned.
             assert not re.findall(r"^\s*(?:mul|add|sub|max|min)ps\s" + pointer, text, re.MULTILINE)
-
-
-def test_objects_are_deterministic_and_cached(
-    target: Target, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    cache = tmp_path_factory.mktemp("cache")
-    kernels = [pack.kernel(target)]
-    first = compile_kernels(kernels, target, cache)
-    assert compile_kernels([pack.kernel(target)], target, None) == first
-    (entry,) = (path for path in cache.rglob("*") if path.is_file())
-    assert compile_kernels(kernels, target, cache) == first
-    whole = entry.read_bytes()
-    entry.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert compile_kernels(kernels, target, cache) == first
-    assert entry.read_bytes() == whole
 
 
 @pytest.mark.parametrize("order", ["rows", "columns", "strided"])
