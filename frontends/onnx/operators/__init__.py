@@ -15,6 +15,9 @@ from isthmus.frontends.onnx.operators import (
     control,
     einsum,
     index,
+    microsoft_activation,
+    microsoft_matmul,
+    microsoft_norm,
     movement,
     nn,
     pointwise,
@@ -32,6 +35,20 @@ def _merged(groups: Iterable[Mapping[str, Importer]]) -> Mapping[str, Importer]:
     return found
 
 
-_GROUPS = (activation, attention, control, einsum, index, movement, nn, pointwise, reduce, shape)
+_GROUPS = (
+    activation,
+    attention,
+    control,
+    einsum,
+    index,
+    microsoft_activation,
+    microsoft_matmul,
+    microsoft_norm,
+    movement,
+    nn,
+    pointwise,
+    reduce,
+    shape,
+)
 
 OPERATORS: Mapping[str, Importer] = _merged(group.OPERATORS for group in _GROUPS)

@@ -25,7 +25,8 @@ def _choose(node: Node, x: Tensor, positive: Tensor, negative: Tensor) -> Tensor
     return node.b.op(ops.where, node.b.op(ops.greater_equal, x, node.like(0, x)), positive, negative)
 
 
-def _scaled(node: Node, x: Tensor, factor: float) -> Tensor:
+def scaled(node: Node, x: Tensor, factor: float) -> Tensor:
+    """x * factor."""
     return x if factor == 1 else node.b.op(ops.mul, x, node.like(factor, x))
 
 
@@ -36,8 +37,12 @@ def _exp_minus_1(node: Node, x: Tensor) -> Tensor:
 
 
 def leaky_relu(node: Node) -> Tensor:
-    x = node[0]
-    return _choose(node, x, x, _scaled(node, x, node.number("alpha", 0.01)))
+    return leaky(node, node[0], node.number("alpha", 0.01))
+
+
+def leaky(node: Node, x: Tensor, slope: float) -> Tensor:
+    """x where it is not negative, else slope * x."""
+    return _choose(node, x, x, scaled(node, x, slope))
 
 
 def p_relu(node: Node) -> Tensor:
@@ -53,24 +58,24 @@ def thresholded_relu(node: Node) -> Tensor:
 
 def elu(node: Node) -> Tensor:
     x = node[0]
-    return _choose(node, x, x, _scaled(node, _exp_minus_1(node, x), node.number("alpha", 1.0)))
+    return _choose(node, x, x, scaled(node, _exp_minus_1(node, x), node.number("alpha", 1.0)))
 
 
 def celu(node: Node) -> Tensor:
     x, alpha = node[0], node.number("alpha", 1.0)
-    return _choose(node, x, x, _scaled(node, _exp_minus_1(node, _scaled(node, x, 1 / alpha)), alpha))
+    return _choose(node, x, x, scaled(node, _exp_minus_1(node, scaled(node, x, 1 / alpha)), alpha))
 
 
 def selu(node: Node) -> Tensor:
     x = node[0]
     alpha = node.number("alpha", 1.67326319217681884765625)
     gamma = node.number("gamma", 1.05070102214813232421875)
-    negative = _scaled(node, _exp_minus_1(node, x), alpha)
-    return _scaled(node, _choose(node, x, x, negative), gamma)
+    negative = scaled(node, _exp_minus_1(node, x), alpha)
+    return scaled(node, _choose(node, x, x, negative), gamma)
 
 
 def _hard_sigmoid(node: Node, x: Tensor, alpha: float, beta: float) -> Tensor:
-    line = node.b.op(ops.add, _scaled(node, x, alpha), node.like(beta, x))
+    line = node.b.op(ops.add, scaled(node, x, alpha), node.like(beta, x))
     return node.b.op(ops.maximum, node.b.op(ops.minimum, line, node.like(1, x)), node.like(0, x))
 
 
@@ -106,7 +111,7 @@ def swish(node: Node) -> Tensor:
     x, alpha = node[0], node.number("alpha", 1.0)
     if alpha == 1:
         return node.b.op(ops.silu, x)
-    return node.b.op(ops.mul, x, node.b.op(ops.sigmoid, _scaled(node, x, alpha)))
+    return node.b.op(ops.mul, x, node.b.op(ops.sigmoid, scaled(node, x, alpha)))
 
 
 def shrink(node: Node) -> Tensor:
@@ -115,25 +120,6 @@ def shrink(node: Node) -> Tensor:
     below = node.b.op(ops.add, x, node.like(bias, x))
     inner = node.b.op(ops.where, node.b.op(ops.less, x, node.like(-limit, x)), below, node.like(0, x))
     return node.b.op(ops.where, node.b.op(ops.greater, x, node.like(limit, x)), above, inner)
-
-
-def bias_gelu(node: Node) -> Tensor:
-    x = node[0]
-    bias = node.get(1)
-    return node.b.op(ops.gelu, x if bias is None else node.b.op(ops.add, x, bias))
-
-
-def fast_gelu(node: Node) -> Tensor:
-    x = node[0]
-    bias = node.get(1)
-    return node.b.op(ops.gelu_tanh, x if bias is None else node.b.op(ops.add, x, bias))
-
-
-def quick_gelu(node: Node) -> Tensor:
-    """x * sigmoid(alpha * x)."""
-    x = node[0]
-    gate = node.b.op(ops.sigmoid, _scaled(node, x, node.number("alpha", 1.702)))
-    return node.b.op(ops.mul, x, gate)
 
 
 OPERATORS: Mapping[str, Importer] = {
@@ -152,8 +138,4 @@ OPERATORS: Mapping[str, Importer] = {
     "Softsign": softsign,
     "Swish": swish,
     "ThresholdedRelu": thresholded_relu,
-    "com.microsoft::BiasGelu": bias_gelu,
-    "com.microsoft::FastGelu": fast_gelu,
-    "com.microsoft::Gelu": gelu,
-    "com.microsoft::QuickGelu": quick_gelu,
 }

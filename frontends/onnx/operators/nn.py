@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.frontends.onnx.operators.activation import scaled
 from isthmus.ir.dims import Shape, product
 from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise, reduce
@@ -31,30 +32,15 @@ def product_of(node: Node, a: Tensor, b: Tensor) -> Tensor:
     return node.b.reshape(result, shape)
 
 
-def _scaled(node: Node, x: Tensor, factor: float) -> Tensor:
-    return x if factor == 1 else node.b.op(pointwise.mul, x, node.like(factor, x))
-
-
 def gemm(node: Node) -> Tensor:
     a, b, c = node[0], node[1], node.get(2)
     if a.rank != 2 or b.rank != 2:
         raise node.error(Code.SHAPE_MISMATCH, f"{node.operator}: cannot multiply {a.type} by {b.type}")
     a = node.b.swap(a, 0, 1) if node.integer("transA", 0) else a
     b = node.b.swap(b, 0, 1) if node.integer("transB", 0) else b
-    result = _scaled(node, node.b.op(nn.matmul, a, b), node.number("alpha", 1.0))
+    result = scaled(node, node.b.op(nn.matmul, a, b), node.number("alpha", 1.0))
     beta = node.number("beta", 1.0)
-    return result if c is None or beta == 0 else node.b.op(pointwise.add, result, _scaled(node, c, beta))
-
-
-def fused_matmul(node: Node) -> Tensor:
-    """com.microsoft: alpha * op(a) @ op(b)."""
-    a, b = node[0], node[1]
-    for flag in ("transBatchA", "transBatchB"):
-        if node.integer(flag, 0):
-            raise node.unsupported(f"{flag}=1")
-    a = node.b.swap(a, -1, -2) if node.integer("transA", 0) and a.rank > 1 else a
-    b = node.b.swap(b, -1, -2) if node.integer("transB", 0) and b.rank > 1 else b
-    return _scaled(node, product_of(node, a, b), node.number("alpha", 1.0))
+    return result if c is None or beta == 0 else node.b.op(pointwise.add, result, scaled(node, c, beta))
 
 
 def softmax(node: Node) -> Tensor:
@@ -150,12 +136,13 @@ def inverse_root(node: Node, x: Tensor, epsilon: float) -> Tensor:
 
 def rms_normalization(node: Node) -> Tensor:
     node.ignore("stash_type")
-    return rms_normalized(node, node[0], node[1], node.number("epsilon", 1e-5), "axis")
+    x = node[0]
+    return rms_normalized(node, x, node[1], node.axis("axis", -1, x.rank), node.number("epsilon", 1e-5))
 
 
-def rms_normalized(node: Node, x: Tensor, scale: Tensor, epsilon: float, axis_name: str) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * scale over the axes from the attribute on; at least in f32."""
-    axes = tuple(range(node.axis(axis_name, -1, x.rank), x.rank))
+def rms_normalized(node: Node, x: Tensor, scale: Tensor, axis: int, epsilon: float) -> Tensor:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the axes from `axis` on; at least in f32."""
+    axes = tuple(range(axis, x.rank))
     narrow = x.dtype in (DType.F16, DType.BF16)
     wide = node.b.cast(x, DType.F32) if narrow else x
     mean = node.b.op(reduce.reduce_mean, node.b.op(pointwise.mul, wide, wide), axes=axes)
@@ -216,24 +203,6 @@ def group_normalization(node: Node) -> Tensor:
     return node.b.op(pointwise.add, plain, node.b.reshape(bias, shape))
 
 
-def skip_layer_normalization(node: Node) -> list[Tensor | None]:
-    """com.microsoft: layer_norm(x + skip + bias); the sum is output 3."""
-    total = node.b.op(pointwise.add, node[0], node[1])
-    bias = node.get(4)
-    total = total if bias is None else node.b.op(pointwise.add, total, bias)
-    epsilon = node.number("epsilon", 1e-12)
-    return [normalized(node, total, node[2], node.get(3), total.rank - 1, epsilon), None, None, total]
-
-
-def skip_simplified_layer_normalization(node: Node) -> list[Tensor | None]:
-    """com.microsoft: rms_norm(x + skip + bias); the sum is output 3."""
-    total = node.b.op(pointwise.add, node[0], node[1])
-    bias = node.get(3)
-    total = total if bias is None else node.b.op(pointwise.add, total, bias)
-    epsilon = node.number("epsilon", 1e-12)
-    return [rms_normalized(node, total, node[2], epsilon, "axis"), None, None, total]
-
-
 OPERATORS: Mapping[str, Importer] = {
     "BatchNormalization": batch_normalization,
     "Gemm": gemm,
@@ -245,10 +214,5 @@ OPERATORS: Mapping[str, Importer] = {
     "LpNormalization": lp_normalization,
     "MatMul": matmul,
     "RMSNormalization": rms_normalization,
-    "SimplifiedLayerNormalization": rms_normalization,
     "Softmax": softmax,
-    "com.microsoft::FusedMatMul": fused_matmul,
-    "com.microsoft::SimplifiedLayerNormalization": rms_normalization,
-    "com.microsoft::SkipLayerNormalization": skip_layer_normalization,
-    "com.microsoft::SkipSimplifiedLayerNormalization": skip_simplified_layer_normalization,
 }
