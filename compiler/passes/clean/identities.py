@@ -179,6 +179,13 @@ WHERES = (
 )
 
 SPELLINGS = (
+    Rule(
+        "matmul-of-one",
+        lambda a, b: nn.matmul(a, b),
+        lambda a, b: mul(a, b),
+        unless=lambda m: None if m.value("a").shape[-1] == 1 else "",
+        examples=({"a": "f32[b,n,1]", "b": "f32[1,s]"}, {"a": "f32[1,1]", "b": "f32[b,1,s]"}),
+    ),
     _power("pow-two", 2.0, lambda x: mul(x, x)),
     _power("pow-three", 3.0, lambda x: mul(mul(x, x), x)),
     _power("pow-half", 0.5, lambda x: sqrt(x), _nonnegative_x),

@@ -27,6 +27,7 @@ from isthmus.ops.pointwise import (
     tanh,
 )
 from isthmus.ops.reduce import reduce_max, reduce_sum
+from isthmus.passes.clean.identities import number
 
 HALF_ROOT = math.sqrt(0.5)
 ROOT_TWO_OVER_PI = math.sqrt(2 / math.pi)
@@ -37,6 +38,7 @@ RTOL = 1e-4
 X = {"x": "f32[2,n]"}
 ONE = scalar(1.0)
 HALF = scalar(0.5)
+ROOT = scalar(HALF_ROOT, RTOL)
 K = scalar(CUBIC, RTOL)
 C = scalar(ROOT_TWO_OVER_PI, RTOL)
 
@@ -58,32 +60,36 @@ def _tanh_product(x: Value, one: Value, k: Value, c: Value) -> Value:
 _ERF = {**X, "c": HALF_ROOT, "one": 1.0, "half": 0.5}
 _TANH = {**X, "k": CUBIC, "c": ROOT_TWO_OVER_PI, "one": 1.0, "half": 0.5}
 
+
+def _twice(value: Value) -> Value:
+    """A factor of 2, for the half that stands somewhere else in the product to cancel; both are exact."""
+    return mul(value, number(2.0, value))
+
+
 GELU = (
     Rule(
         "gelu",
-        lambda x, c=scalar(HALF_ROOT, RTOL), one=scalar(1.0), half=scalar(0.5): mul(
-            mul(x, add(_erf(x, c), one)), half
-        ),
-        lambda x: gelu(x),
+        lambda x, c=ROOT, one=ONE: mul(x, add(_erf(x, c), one)),
+        lambda x: _twice(gelu(x)),
         examples=(_ERF,),
     ),
     # Where half of x has other users too, the factor stayed in its place.
     Rule(
         "gelu-half-of-x",
-        lambda x, c=scalar(HALF_ROOT, RTOL), one=ONE, half=HALF: mul(mul(x, half), add(_erf(x, c), one)),
+        lambda x, c=ROOT, one=ONE, half=HALF: mul(mul(x, half), add(_erf(x, c), one)),
         lambda x: gelu(x),
         examples=(_ERF,),
     ),
     Rule(
         "gelu-distributed",
-        lambda x, c=scalar(HALF_ROOT, RTOL), half=scalar(0.5): mul(x, add(mul(_erf(x, c), half), half)),
+        lambda x, c=ROOT, half=HALF: mul(x, add(mul(_erf(x, c), half), half)),
         lambda x: gelu(x),
         examples=(_ERF,),
     ),
     Rule(
         "gelu-tanh",
-        lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, add(_tanh_sum(x, k, c), one)), half),
-        lambda x: gelu_tanh(x),
+        lambda x, k=K, c=C, one=ONE: mul(x, add(_tanh_sum(x, k, c), one)),
+        lambda x: _twice(gelu_tanh(x)),
         examples=(_TANH,),
     ),
     Rule(
@@ -94,8 +100,8 @@ GELU = (
     ),
     Rule(
         "gelu-tanh-factored",
-        lambda x, k=K, c=C, one=ONE, half=HALF: mul(mul(x, add(_tanh_product(x, one, k, c), one)), half),
-        lambda x: gelu_tanh(x),
+        lambda x, k=K, c=C, one=ONE: mul(x, add(_tanh_product(x, one, k, c), one)),
+        lambda x: _twice(gelu_tanh(x)),
         examples=(_TANH,),
     ),
 )

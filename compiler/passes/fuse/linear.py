@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from isthmus.ir.graph import Value
+from isthmus.ir.graph import Marker, Value
 from isthmus.ir.rewrite import Match, Rule, named, such, weight
 from isthmus.ops import nn
-from isthmus.ops.movement import full
+from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import linear, matmul
 from isthmus.ops.pointwise import add
 from isthmus.passes.clean.identities import both
@@ -73,6 +73,32 @@ BIAS = (
         _with_bias,
         unless=both(single_use("product"), _fits),
         examples=({**_X, "r": "f32[b,n,5]", "v": "f32[5] = weight"},),
+    ),
+)
+
+
+def _merges_rows(m: Match) -> str | None:
+    """The reshape only merges axes before the last; each row stays one."""
+    x, product = m.value("x"), m.root
+    if x.t.rank <= product.t.rank or x.shape[-1] != product.args[0].shape[-1]:
+        return ""
+    return None
+
+
+def _rows_later(m: Match) -> Value:
+    product = m.root
+    _, w, bias = product.args
+    made = linear(m.value("x"), w, bias, activation=product.attr("activation"), loc=product.loc)
+    return reshape(made, shape=product.shape)
+
+
+ROWS = (
+    Rule(
+        "linear-of-rows",
+        lambda x, w, b: linear(reshape(x, shape=Marker("shape")), w, b, activation=Marker("activation")),
+        _rows_later,
+        unless=_merges_rows,
+        examples=({**_X, "shape": "b*n,6", "activation": "none"},),
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isthmus.passes.clean.identities import IDENTITIES
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
 from isthmus.passes.clean.scalars import SCALARS
@@ -11,7 +12,7 @@ from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
 
 FUSE_PASSES: tuple[Pass, ...] = (
-    Rewrite("fuse-activations", activations.ACTIVATIONS),
+    Rewrite("fuse-activations", (*activations.ACTIVATIONS, *SCALARS, *IDENTITIES)),
     Rewrite("fuse-layer-norm", (*normalization.WRITTEN_OUT, *normalization.SCALE_AND_SHIFT)),
     # Before linear: the scores of one head must not look like a product with a constant.
     Rewrite(
@@ -27,7 +28,7 @@ FUSE_PASSES: tuple[Pass, ...] = (
         ),
     ),
     # Biases first, then what is added: a bias is added to a product alone, a residual to a whole layer.
-    Rewrite("fuse-linear", (*linear.MATMUL, *linear.BIAS)),
+    Rewrite("fuse-linear", (*linear.MATMUL, *linear.BIAS, *linear.ROWS, *MOVEMENT)),
     Rewrite("fuse-residual", (*linear.RESIDUAL, *linear.BIAS)),
     Rewrite("fuse-activation", linear.ACTIVATION),
     Rewrite("fuse-layer-norm-residual", normalization.RESIDUAL),
