@@ -26,6 +26,9 @@ LAYERS = {
 }
 BERT = {**LAYERS, "linear gelu": 2}
 ALBERT = {**LAYERS, "linear gelu_tanh": 2}
+GPT2 = {**LAYERS, "linear gelu_tanh": 2}
+LLAMA = {**LAYERS, "layer_norm": 0, "linear silu": 2}
+T5_ENCODER = {**LAYERS, "layer_norm": 0, "linear relu": 2}
 FAMILIES = {
     "bert-dynamo-op18": BERT,
     "bert-dynamo-op20": BERT,
@@ -45,6 +48,18 @@ FAMILIES = {
     "albert-legacy-op17": ALBERT,
     "albert-legacy-tf436-op14": ALBERT,
     "albert-optimum-fe": ALBERT,
+    "gpt2-dynamo-op18": GPT2,
+    "gpt2-dynamo-op23": GPT2,
+    "gpt2-legacy-tf436-op12": GPT2,
+    "gpt2-optimum-tgpast": GPT2,
+    "llama-dynamo-op18": LLAMA,
+    "llama-dynamo-op23": LLAMA,
+    "llama-legacy-op17-static": LLAMA,
+    "llama-optimum-tgpast": LLAMA,
+    "t5-encoder-dynamo-op23": T5_ENCODER,
+    "t5-encoder-legacy-op17": T5_ENCODER,
+    "t5-encoder-legacy-tf436-op11": T5_ENCODER,
+    "t5-optimum-s2spast-encoder": T5_ENCODER,
 }
 
 
@@ -77,7 +92,7 @@ def test_fusions_and_numbers(name: str, zoo: Path, target: Target) -> None:
     fused = run(imported, target, verify="each")
     found = counts(fused)
     assert {key: found[key] for key in FAMILIES[name]} == FAMILIES[name]
-    assert found["wide linear"] == 2  # Q, K and V of each layer
+    assert found["wide linear"] == 2, "Q, K and V of each layer are one product"
     for which in (0, 1):
         with np.load(folder / f"inputs_{which}.npz") as file:
             arrays = dict(file)

@@ -18,6 +18,7 @@ from isthmus.target import Target
 # Ops whose result is all one number when every argument is that number.
 KEEPS_FULL = {
     movement.reshape, movement.transpose, movement.broadcast, movement.slice_, movement.concat, movement.pad,
+    movement.windows,
 }  # fmt: skip
 # Ops that pick from their first argument.
 PICKS = {movement.gather, movement.gather_elements, movement.gather_nd}

@@ -77,28 +77,32 @@ BIAS = (
 )
 
 
-def _merges_rows(m: Match) -> str | None:
-    """The reshape only merges axes before the last; each row stays one."""
-    x, product = m.value("x"), m.root
-    if x.t.rank <= product.t.rank or x.shape[-1] != product.args[0].shape[-1]:
+def _keeps_rows(m: Match) -> str | None:
+    """The outer reshape arranges rows anew, and leaves each of them whole."""
+    product = m.value("product")
+    if m.root.t.rank == 0 or m.root.shape[-1] != product.shape[-1]:
         return ""
-    return None
+    return single_use("product")(m)
 
 
-def _rows_later(m: Match) -> Value:
-    product = m.root
-    _, w, bias = product.args
-    made = linear(m.value("x"), w, bias, activation=product.attr("activation"), loc=product.loc)
-    return reshape(made, shape=product.shape)
+def _rows_first(m: Match) -> Value:
+    product = m.value("product")
+    rows, w, bias = product.args
+    x = reshape(m.value("x"), shape=(*m.root.shape[:-1], rows.shape[-1]))
+    return linear(x, w, bias, activation=product.attr("activation"), loc=product.loc)
 
 
 ROWS = (
+    # Exporters that only have products of two matrices put a reshape before and another one after.
     Rule(
         "linear-of-rows",
-        lambda x, w, b: linear(reshape(x, shape=Marker("shape")), w, b, activation=Marker("activation")),
-        _rows_later,
-        unless=_merges_rows,
-        examples=({**_X, "shape": "b*n,6", "activation": "none"},),
+        lambda x, w, b: reshape(
+            named("product", linear(reshape(x, shape=Marker("rows")), w, b, activation=Marker("activation"))),
+            shape=Marker("shape"),
+        ),
+        _rows_first,
+        unless=_keeps_rows,
+        examples=({**_X, "rows": "b*n,6", "shape": "b,n,5", "activation": "none"},),
     ),
 )
 
