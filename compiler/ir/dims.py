@@ -172,7 +172,41 @@ def floordiv(left: Dim, right: Dim) -> Dim:
     if isinstance(left, int) and isinstance(right, int):
         return left // right
     exact = divide_exactly(left, right)
-    return exact if exact is not None else _call("//", left, right)
+    if exact is not None:
+        return exact
+    if isinstance(left, Expr) and isinstance(right, int) and right > 0:
+        return _floor_of(left, right)
+    return _call("//", left, right)
+
+
+def _floor_of(left: Expr, right: int) -> Dim:
+    """left // right in one form: whole multiples of `right` outside, the rest positive and over one divisor.
+
+    (a+9)//4 is (a+1)//4+2; (8-a)//4 is 2-(a+3)//4; (a//5)//2 is a//10.
+    """
+    whole, rest = Counter[Monomial](), Counter[Monomial]()
+    for monomial, coefficient in left.terms:
+        if monomial == () or coefficient % right == 0:
+            whole[monomial], rest[monomial] = divmod(coefficient, right)
+        else:
+            rest[monomial] = coefficient
+    outside, inside = _from_terms(whole), _from_terms(rest)
+    if isinstance(inside, int):
+        return outside + inside // right
+    if inside.terms[0][1] < 0:
+        # floor(-x / r) is -floor((x + r - 1) / r).
+        return outside - _nested(right - 1 - inside, right)
+    return outside + _nested(inside, right)
+
+
+def _nested(inside: Dim, right: int) -> Dim:
+    """inside // right, with a quotient in a quotient as one: (a//5+1)//2 is (a+5)//10."""
+    if isinstance(inside, Expr) and inside.terms[0][1] == 1 and len(inside.terms) <= 2:
+        monomial, offset = inside.terms[0][0], inside - Expr((inside.terms[0],))
+        match monomial:
+            case (Call("//", left, int(divisor)),) if divisor > 0 and isinstance(offset, int):
+                return floordiv(left + offset * divisor, divisor * right)
+    return _call("//", inside, right)
 
 
 def divide_exactly(left: Dim, right: Dim) -> Dim | None:

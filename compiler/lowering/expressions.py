@@ -33,7 +33,7 @@ AxisMap = tuple[Axis, ...]
 # Ops made from indices and attributes alone: computing them again is cheaper than storing them.
 GENERATORS = ("iota", "full", "dim_value")
 GATHERS = ("gather", "gather_elements", "gather_nd")
-VIEWS = ("reshape", "transpose", "slice", "broadcast")
+VIEWS = ("reshape", "transpose", "slice", "broadcast", "windows")
 
 
 def is_expression(value: Value) -> bool:
@@ -296,8 +296,11 @@ def _align(where: AxisMap, shape: Shape, arg: Shape) -> AxisMap:
 
 
 def _move(value: Value, where: AxisMap) -> AxisMap | None:
-    """Where the element of a movement op comes from, or None for a reshape that mixes axes."""
+    """Where the element of a movement op comes from, or None where one axis is walked by two loops: windows,
+    and a reshape that mixes axes."""
     (source,) = value.args
+    if value.op.name == "windows":
+        return None
     if value.op.name == "transpose":
         perm = value.attr("perm")
         return tuple(where[perm.index(i)] for i in range(len(perm)))

@@ -198,6 +198,9 @@ class Lowering:
                 return view.broadcast(value.shape)
             case "slice":
                 return view.sliced(value.attr("starts"), value.attr("sizes"), value.attr("steps"))
+            case "windows":
+                axes, strides, dilations = (value.attr(a) for a in ("axes", "strides", "dilations"))
+                return view.windowed(value.shape, axes, strides, dilations)
         reshaped = view.reshaped(value.shape)
         if reshaped is not None:
             return reshaped

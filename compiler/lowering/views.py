@@ -57,6 +57,16 @@ class View:
             self.buffer, offset, sizes, tuple(s * k for s, k in zip(self.strides, steps, strict=True))
         )
 
+    def windowed(
+        self, shape: Shape, axes: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+    ) -> View:
+        """Sliding windows along `axes`, whose elements get axes of their own at the end of `shape`."""
+        outer, inner = list(self.strides), [self.strides[axis] for axis in axes]
+        for axis, stride in zip(axes, strides, strict=True):
+            outer[axis] = outer[axis] * stride
+        inner = [s * d for s, d in zip(inner, dilations, strict=True)]
+        return replace(self, shape=shape, strides=(*outer, *inner))
+
     def broadcast(self, shape: Shape) -> View:
         lead = len(shape) - len(self.shape)
         strides: list[Dim] = [0] * lead

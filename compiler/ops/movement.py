@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from isthmus.ir.dims import Dim, Shape, product
+from isthmus.ir.dims import Dim, Shape, floordiv, product
 from isthmus.ir.graph import Kind, Op, Trait, TypeMismatch
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops import rules
@@ -91,6 +91,69 @@ slice_ = Op(
     {"starts": Kind.DIMS, "sizes": Kind.DIMS, "steps": Kind.INTS},
     traits=MOVEMENT,
     doc="Element i along an axis is element start + i * step of the argument; all of them lie inside.",
+)
+
+
+def _windows_infer(
+    x: TensorType,
+    *,
+    axes: tuple[int, ...],
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> TensorType:
+    if not len(axes) == len(sizes) == len(strides) == len(dilations):
+        raise TypeMismatch("windows need one size, stride and dilation for each axis")
+    if len(set(axes)) != len(axes):
+        raise TypeMismatch(f"windows along axes {axes}, which names one axis twice")
+    for axis in axes:
+        rules.check_axis(axis, x.rank)
+    if any(n < 1 for n in (*sizes, *strides, *dilations)):
+        raise TypeMismatch("sizes, strides and dilations of windows are at least 1")
+    shape = list(x.shape)
+    for axis, size, stride, dilation in zip(axes, sizes, strides, dilations, strict=True):
+        shape[axis] = window_count(x.shape[axis], size, stride, dilation)
+    result = (*shape, *sizes)
+    rules.check_shape(result)
+    return x.with_shape(result)
+
+
+def window_count(length: Dim, size: int, stride: int, dilation: int) -> Dim:
+    """How many windows of `size` elements, `dilation` apart, lie on `length` elements, one every `stride`."""
+    return floordiv(length - (size - 1) * dilation - 1, stride) + 1
+
+
+def _windows_reference(
+    x: Array,
+    *,
+    axes: tuple[int, ...],
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> Array:
+    spans = tuple((size - 1) * dilation + 1 for size, dilation in zip(sizes, dilations, strict=True))
+    if any(x.shape[axis] < span for axis, span in zip(axes, spans, strict=True)):
+        counts = [
+            window_count(x.shape[a], *rest) for a, *rest in zip(axes, sizes, strides, dilations, strict=True)
+        ]
+        shape = [counts[axes.index(i)] if i in axes else n for i, n in enumerate(x.shape)]
+        return np.empty((*shape, *sizes), x.dtype)  # type: ignore[arg-type]
+    every = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
+    outer = tuple(slice(None, None, strides[axes.index(i)] if i in axes else 1) for i in range(x.ndim))
+    return np.asarray(every[(*outer, *(slice(None, None, d) for d in dilations))])
+
+
+windows = Op(
+    "windows",
+    _windows_infer,
+    _windows_reference,
+    (1, 1),
+    {"axes": Kind.INTS, "sizes": Kind.INTS, "strides": Kind.INTS, "dilations": Kind.INTS},
+    traits=MOVEMENT,
+    doc=(
+        "Sliding windows along some axes. Each of these axes becomes the number of windows, and one axis for "
+        "each is added at the end: element [.., o, .., k] is element o * stride + k * dilation of x."
+    ),
 )
 
 
@@ -285,5 +348,5 @@ gather_nd = Op("gather_nd", _gather_nd_infer, _gather_nd_reference, (2, 2), {"ba
 
 ALL = (
     reshape, transpose, broadcast, slice_, concat, pad, full, iota, dim_value, gather, gather_elements,
-    gather_nd,
+    gather_nd, windows,
 )  # fmt: skip

@@ -13,7 +13,15 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from isthmus.frontends.onnx.operators import OPERATORS
+from isthmus.frontends.onnx.operators import (
+    OPERATORS,
+    conv,
+    grid_sample,
+    pool,
+    resize,
+    spatial_norm,
+    spectral,
+)
 
 
 @dataclass(frozen=True)
@@ -339,7 +347,8 @@ CASES = [
 ]
 
 # Tested in other files; operators of com.microsoft all are.
-ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization"}
+SPATIAL = (conv, grid_sample, pool, resize, spatial_norm, spectral)
+ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization", *(op for g in SPATIAL for op in g.OPERATORS)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from isthmus.ir.read import parse_dim
 from isthmus.ir.types import DType
 from isthmus.lowering.views import Buffer, View, contiguous, whole
+from isthmus.ops import movement
 
 shapes = st.lists(st.integers(1, 4), min_size=1, max_size=4).map(tuple)
 
@@ -87,3 +88,21 @@ def test_rows_merge_only_when_they_lie_evenly():
     first = view.sliced((0, 0, 0), (batch, 1, 12), (1, 1, 1)).reshaped((batch, 12))
     assert first is not None and first.rows() == (batch, seq * 12)
     assert view.transposed((0, 2, 1)).rows() is None
+
+
+@given(
+    st.integers(1, 3),
+    st.lists(st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 3)), min_size=1, max_size=2),
+)
+def test_windows_read_what_the_reference_reads(lead, parts):
+    """Windows of a transposed view, along its last axes."""
+    sizes, strides, dilations, rest = (tuple(column) for column in zip(*parts, strict=True))
+    spans = [(k - 1) * d + 1 + r for k, d, r in zip(sizes, dilations, rest, strict=True)]
+    axes = tuple(range(1, 1 + len(parts)))
+    shape = (*spans, lead)
+    data = np.arange(np.prod(shape), dtype=np.float32)
+    perm = (len(parts), *range(len(parts)))
+    attrs = {"axes": axes, "sizes": sizes, "strides": strides, "dilations": dilations}
+    wanted = movement.windows.reference(data.reshape(shape).transpose(perm), **attrs)
+    view = whole(buffer(data.size), shape).transposed(perm).windowed(wanted.shape, axes, strides, dilations)
+    np.testing.assert_array_equal(read(view, data), wanted)

@@ -121,6 +121,16 @@ EXAMPLES: dict[str, list[Example]] = {
         ("f32[4]", {"starts": (9,), "sizes": (0,), "steps": (1,)}, "f32[0]"),
         ("f32[n]", {"starts": (1,), "sizes": dims("n-1"), "steps": (1,)}, "f32[n-1]"),
     ],
+    "windows": [
+        (
+            "f32[b,n,9]",
+            {"axes": (1, 2), "sizes": (3, 2), "strides": (1, 2), "dilations": (2, 3)},
+            "f32[b,n-4,3,3,2]",
+        ),
+        ("f32[n]", {"axes": (0,), "sizes": (1,), "strides": (2,), "dilations": (1,)}, "f32[(n+1)//2,1]"),
+        ("i64[b,3]", {"axes": (1,), "sizes": (4,), "strides": (1,), "dilations": (1,)}, "i64[b,0,4]"),
+        ("f32[2]", {"axes": (), "sizes": (), "strides": (), "dilations": ()}, "f32[2]"),
+    ],
     "concat": [
         ("f32[b,n] f32[b,3]", {"axis": 1}, "f32[b,n+3]"),
         ("f32[n] f32[n] f32[n]", {"axis": 0}, "f32[3*n]"),
@@ -289,6 +299,16 @@ REFUSED: list[tuple[str, str, dict[str, Attr], str]] = [
     ("transpose", "f32[2,3]", {"perm": (0,)}, "not a permutation"),
     ("broadcast", "f32[2]", {"shape": (1,)}, "does not broadcast"),
     ("broadcast", "f32[2]", {"shape": (3,)}, "do not broadcast"),
+    ("windows", "f32[4]", {"axes": (0,), "sizes": (2,), "strides": (1,), "dilations": ()}, "for each axis"),
+    ("windows", "f32[4]", {"axes": (1,), "sizes": (2,), "strides": (1,), "dilations": (1,)}, "axis 1"),
+    ("windows", "f32[4]", {"axes": (0,), "sizes": (2,), "strides": (0,), "dilations": (1,)}, "at least 1"),
+    ("windows", "f32[4]", {"axes": (0,), "sizes": (6,), "strides": (1,), "dilations": (1,)}, "negative size"),
+    (
+        "windows",
+        "f32[4]",
+        {"axes": (0, 0), "sizes": (2, 2), "strides": (1, 1), "dilations": (1, 1)},
+        "one axis twice",
+    ),
     ("slice", "f32[4]", {"starts": (2,), "sizes": (3,), "steps": (1,)}, r"takes 2\.\.4 of axis 0"),
     ("slice", "f32[4]", {"starts": (0,), "sizes": (2,), "steps": (-1,)}, r"takes 0\.\.-1 of axis 0"),
     ("slice", "f32[4]", {"starts": (0,), "sizes": (2,), "steps": (0,)}, "may not be 0"),

@@ -13,7 +13,9 @@ from isthmus.frontends.onnx.operators import (
     activation,
     attention,
     control,
+    conv,
     einsum,
+    grid_sample,
     index,
     microsoft_activation,
     microsoft_attention,
@@ -25,8 +27,12 @@ from isthmus.frontends.onnx.operators import (
     movement,
     nn,
     pointwise,
+    pool,
     reduce,
+    resize,
     shape,
+    spatial_norm,
+    spectral,
 )
 
 
@@ -43,7 +49,9 @@ _GROUPS = (
     activation,
     attention,
     control,
+    conv,
     einsum,
+    grid_sample,
     index,
     microsoft_activation,
     microsoft_attention,
@@ -55,8 +63,12 @@ _GROUPS = (
     movement,
     nn,
     pointwise,
+    pool,
     reduce,
+    resize,
     shape,
+    spatial_norm,
+    spectral,
 )
 
 OPERATORS: Mapping[str, Importer] = _merged(group.OPERATORS for group in _GROUPS)
