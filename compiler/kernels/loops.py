@@ -41,9 +41,23 @@ from isthmus.kernels.loops_pointwise import check_op
 from isthmus.target import Target
 
 __all__ = [
-    "Apply", "Fold", "Gather", "Index", "Inner", "Load", "Loop", "Nest", "Node", "Operand", "Parameter", "Reduced",
-    "Scalar", "kernel", "symbol", "text",
-]  # fmt: skip
+    "Apply",
+    "Fold",
+    "Gather",
+    "Index",
+    "Inner",
+    "Load",
+    "Loop",
+    "Nest",
+    "Node",
+    "Operand",
+    "Parameter",
+    "Reduced",
+    "Scalar",
+    "kernel",
+    "symbol",
+    "text",
+]
 
 
 def kernel(nest: Nest, target: Target) -> Kernel:

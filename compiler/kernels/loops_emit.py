@@ -153,7 +153,7 @@ class Expression:
                 self._outer[i] = self._named(step, self._value(i, step, self._outer, index(0), 1, None))
 
     def element(self, column: Expr, lanes: int, reduced: Expr | None = None) -> Expr:
-        """The value at `lanes` positions of the innermost loop from `column` on; a scalar if they are the same."""
+        """The value at `lanes` columns from `column` on; a scalar if it is the same in all."""
         values = dict(self._outer)
         for i, step in enumerate(self.steps):
             if self.levels[i] is Level.ELEMENT:

@@ -17,6 +17,7 @@ from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
 from isthmus.kernels.builder import Builder, Expr, Register, index
 from isthmus.kernels.loops_emit import Arguments, Expression, Faults, Level, Place, store
+from isthmus.kernels.loops_math import hold
 from isthmus.kernels.loops_nest import Fold, Gather, Nest, Parameter, Step, gather_counts, listings
 from isthmus.kernels.loops_pointwise import HALVES, accumulator_type, combine, decode, identity, memory_type
 from isthmus.target import Target
@@ -234,11 +235,11 @@ class Generator:
                     self._fold_into(single, column, 1)
             total = vectors[0].value
             for vector in vectors[1:]:
-                total = k.let("total", self._combine(total, vector.value))
-            folded = k.let("folded", k.reduce(total, self._combine))
+                total = self._combine(total, vector.value)
+            folded = k.reduce(total, self._combine)
             if self.finish is not None:
                 self.finish.emit_row(place)
-            self._finish(place, index(0), 1, k.let("folded", self._combine(folded, single.value)))
+            self._finish(place, index(0), 1, self._combine(folded, single.value))
 
         self._units(row)
 
@@ -259,10 +260,12 @@ class Generator:
         value = self.body.element(column, lanes)
         if self.dtype is DType.BOOL:
             value = self.k.cast(value, "uint8")
-        register.set(self._combine(register.value, self.k.spread(value, lanes)))
+        value = self.k.spread(value, lanes)
+        register.set(combine(self.k, self._fold(), self.dtype, register.value, value))
 
     def _combine(self, a: Expr, b: Expr) -> Expr:
-        return combine(self.k, self._fold(), self.dtype, a, b)
+        a, b = hold(self.k, "a", a), hold(self.k, "b", b)
+        return hold(self.k, "folded", combine(self.k, self._fold(), self.dtype, a, b))
 
     def _fold(self) -> Fold:
         if self.nest.fold is None:

@@ -54,7 +54,7 @@ def hold(k: Builder, name: str, value: Expr) -> Expr:
 
 
 def number(k: Builder, value: float, like: Expr) -> Expr:
-    """`value` in the type and lanes of `like`. (A Python number beside an operator may pass through float32.)"""
+    """`value` in the type and lanes of `like`. (Python numbers beside operators may become float32.)"""
     return k.constant(value, like)
 
 
@@ -204,7 +204,7 @@ def gelu_tanh(k: Builder, x: Expr) -> Expr:
 
 
 def power(k: Builder, x: Expr, y: Expr) -> Expr:
-    """x^y in f64, with the special cases of C's `pow`: 2e-16 (1 + |y ln x|) relative; plain for y = 1/2, 1, 2, 3."""
+    """x^y in f64, special cases as C's `pow`: 2e-16 (1 + |y ln x|) relative; plain for y = 1/2, 1, 2, 3."""
     x, y = hold(k, "x", x), hold(k, "y", y)
     one, zero = number(k, 1.0, x), number(k, 0.0, x)
     infinity = number(k, math.inf, x)
@@ -242,7 +242,7 @@ FORMATS = {"float32": (23, "uint32"), "float64": (52, "uint64")}
 
 
 def modulo(k: Builder, a: Expr, b: Expr) -> Expr:
-    """NumPy's `mod` of f32 or f64: exact, with the sign of b. Long division, one bit of the quotient a turn."""
+    """NumPy's `mod` of f32 or f64: exact, with the sign of b. Long division, a bit of the quotient a turn."""
     a, b = hold(k, "a", a), hold(k, "b", b)
     precision, unsigned = FORMATS[element_type(dtype_of(a))]
 

@@ -71,7 +71,7 @@ def cumsum(dtype: DType, target: Target, *, exclusive: bool = False, reverse: bo
 def arg_extreme(
     kind: Literal["argmax", "argmin"], dtype: DType, target: Target, *, last: bool = False
 ) -> Kernel:
-    """The position of the greatest or least element of a line: the first one, or the last; NaN is beyond all."""
+    """The position of the greatest or least element of a line, the first or the last; NaN is beyond all."""
     k = Builder(f"{kind}_{dtype}{'_last' * last}", target)
     x, y = k.input("x", memory_type(dtype)), k.output("y", "int64")
     count, inner = k.size("count"), k.size("inner")
