@@ -164,11 +164,16 @@ def _bindable(signature: Signature) -> Signature:
     return Signature(inputs, {name: text for text, name in namer.by_spelling.items()})
 
 
+def _least(spelling: str) -> int:
+    """The least size of a dim of that name: a cache is empty at first, anything else is not."""
+    return 0 if "past" in spelling.lower() else 1
+
+
 def initial_facts(signature: Signature, dims: Mapping[str, DimOption]) -> Facts:
     """Free dims, fixed or bounded as asked for. Raises `ModelError` E1005 and E1006."""
     spelling = {text: name for name, text in signature.spelling.items()}
     problems: list[Problem] = []
-    bounds: dict[str, Interval] = dict.fromkeys(signature.spelling, (1, None))
+    bounds: dict[str, Interval] = {name: (_least(text), None) for name, text in signature.spelling.items()}
     equal: dict[str, Dim] = {}
     for given, option in dims.items():
         name = given if given in bounds or given in equal else spelling.get(given)

@@ -1,7 +1,4 @@
-"""Importers of com.microsoft against onnxruntime, one line for each operator and way of using it.
-
-Where onnxruntime has no kernel for this processor, a model of standard operators says what is meant.
-"""
+"""Importers of com.microsoft against onnxruntime, one line for each operator and way of using it."""
 
 from __future__ import annotations
 
@@ -150,7 +147,7 @@ CASES = [
       swiglu_limit=0.5, activation_alpha=1.7, activation_beta=1.0, normalize_routing_weights=1),
 ]  # fmt: skip
 
-# Operators that onnxruntime does not have for this processor, and those tested inside larger graphs.
+# Tested in other files: those that onnxruntime has no kernel for here, and those that need larger graphs.
 ELSEWHERE = {
     "com.microsoft::BiasAdd",
     "com.microsoft::BiasSplitGelu",

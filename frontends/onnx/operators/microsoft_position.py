@@ -44,9 +44,10 @@ def turn(
 
 
 def relative_position_bias(node: Node) -> Tensor:
-    """T5's bias: a row of the table [buckets, heads] for each distance; [1, heads, queries, keys].
+    """T5's bias: a row of a table for each distance; [1, heads, queries, keys].
 
     Buckets are single distances at first and grow with the logarithm of the distance (Raffel et al. 2020).
+    The table says [buckets, heads], but its elements lie head by head.
     """
     table, farthest = node[0], node.integer("max_distance", 0)
     count = table.shape[0]
@@ -56,14 +57,15 @@ def relative_position_bias(node: Node) -> Tensor:
         )
     (queries,), (keys,) = node.dims(1, "the number of queries"), node.dims(2, "the number of keys")
     buckets = _buckets(count, farthest, bool(node.integer("is_bidirectional", 0)))
-    # One row for each distance; those beyond the farthest are all alike.
-    rows = node.b.op(movement.gather, table, node.b.array(buckets), axis=0)
+    # One column for each distance; those beyond the farthest are all alike.
+    columns = node.b.reshape(table, (table.shape[1], count))
+    rows = node.b.op(movement.gather, columns, node.b.array(buckets), axis=1)
     query, key = node.b.iota((queries, 1), 0), node.b.iota((1, keys), 1)
     distance = node.b.op(pointwise.sub, key, query)
     edges = node.like(-farthest, DType.I64), node.like(farthest, DType.I64)
     distance = node.b.op(pointwise.minimum, node.b.op(pointwise.maximum, distance, edges[0]), edges[1])
     index = node.b.op(pointwise.add, distance, edges[1])
-    bias = node.b.transpose(node.b.op(movement.gather, rows, index, axis=0), (2, 0, 1))
+    bias = node.b.op(movement.gather, rows, index, axis=1)
     return node.b.reshape(bias, (1, *bias.shape))
 
 
