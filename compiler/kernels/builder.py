@@ -208,6 +208,8 @@ class Builder:
 
     def lane_numbers(self, lanes: int) -> Expr:
         """The int32 vector 0, 1, ... lanes - 1."""
+        if lanes == 1:
+            return tirx.IntImm("int32", 0)
         return tirx.Ramp(tirx.IntImm("int32", 0), tirx.IntImm("int32", 1), lanes)
 
     def reduce(self, value: Expr, combine: Callable[[Expr, Expr], Expr]) -> Expr:
