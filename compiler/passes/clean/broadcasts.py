@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from isthmus.ir.graph import Marker, Op, Value
-from isthmus.ir.rewrite import Match, Rule, such
+from isthmus.ir.rewrite import Guard, Match, Rule, such, weight
 from isthmus.ops import pointwise
-from isthmus.ops.movement import broadcast, full
+from isthmus.ops.movement import broadcast, full, reshape, transpose
+from isthmus.ops.nn import matmul
+from isthmus.ops.rules import broadcast_shapes
 
 HOLES = ("x", "y", "z")
 # Examples of the other arguments, for each op's element types.
@@ -100,7 +102,55 @@ def _plain_scalar(op: Op, position: int) -> Rule:
     return Rule(f"plain-number-in-{op.name}", _find_scalar(op, position), make, examples=(example,))
 
 
+def _transposed(m: Match) -> Value:
+    """The broadcast after the transpose: axes that x lacks are added as ones first."""
+    x, whole, perm = m.value("x"), m.root.args[0], m.attr("perm")
+    assert isinstance(perm, tuple)
+    ones = (1,) * (whole.t.rank - x.t.rank) + x.shape
+    full_rank = x if ones == x.shape else reshape(x, shape=ones)
+    return broadcast(transpose(full_rank, perm=perm), shape=m.root.shape)
+
+
+def _same_matrices(name: str, position: int) -> Guard:
+    """The broadcast repeats whole matrices, which the product does by itself."""
+
+    def guard(m: Match) -> str | None:
+        x = m.value(name)
+        args = list(m.root.args)
+        if x.shape[-2:] != args[position].shape[-2:]:
+            return ""
+        args[position] = x
+        batches = broadcast_shapes(*(a.shape[:-2] for a in args))
+        return None if batches == m.root.shape[:-2] else ""
+
+    return guard
+
+
 def _rules() -> Iterator[Rule]:
+    # Constants only: their transpose is folded. That of a computed value belongs to whoever reads it.
+    yield Rule(
+        "transpose-before-broadcast",
+        lambda x=weight(): transpose(broadcast(x, shape=Marker("shape")), perm=Marker("perm")),
+        _transposed,
+        examples=(
+            {"x": "f32[7,1]", "shape": "7,3", "perm": (1, 0)},
+            {"x": "f32[7,2]", "shape": "b,7,2", "perm": (0, 2, 1)},
+        ),
+    )
+    yield Rule(
+        "matmul-of-repeated-left",
+        lambda x, y: matmul(broadcast(x, shape=Marker("shape")), y),
+        lambda x, y: matmul(x, y),
+        unless=_same_matrices("x", 0),
+        examples=({"x": "f32[2,n]", "shape": "b,2,n", "y": "f32[b,n,3]"},),
+    )
+    yield Rule(
+        "matmul-of-repeated-right",
+        lambda x, y: matmul(x, broadcast(y, shape=Marker("shape"))),
+        lambda x, y: matmul(x, y),
+        unless=_same_matrices("y", 1),
+        examples=({"x": "f32[b,2,n]", "shape": "b,n,3", "y": "f32[1,n,3]"},),
+    )
     yield Rule(
         "broadcast-nothing",
         lambda x: broadcast(x, shape=Marker("shape")),
