@@ -20,11 +20,12 @@ from rich.table import Table
 import isthmus.targets
 from isthmus.codegen.native import load
 from isthmus.ir.types import DType
-from isthmus.kernels.loops import Apply, Gather, Load, Nest, Node, Operand, Parameter, Reduced, kernel
+from isthmus.kernels.loops import Apply, Gather, Load, Loop, Nest, Node, Operand, Parameter, Reduced, kernel
 from isthmus.machine import Machine
 from isthmus.target import discover, pick
 
 F32 = DType.F32
+MAP: tuple[Loop, ...] = ("kept", "kept")
 UNIT, ZERO, ANY = Operand(F32, "unit"), Operand(F32, "zero"), Operand(F32, "any")
 ROWS, COLUMNS = 4096, 4096
 SECONDS = 0.5
@@ -49,24 +50,31 @@ def cases(
 ) -> dict[str, tuple[Nest, list[np.ndarray], list[int], list[int], int, int]]:
     """Name: nest, arrays (the output last), extents, strides, units, bytes."""
     a, b, y = (np.ones((rows, columns), np.float32) for _ in range(3))
-    row, sums = np.ones(rows, np.float32), np.ones(columns, np.float32)
+    row, line = np.ones(rows, np.float32), np.ones(columns, np.float32)
     ids = np.random.default_rng(1).integers(0, rows, rows)
-    nbytes, flat = a.nbytes, [columns, 1]
-    two: tuple[str, ...] = ("kept", "kept")
+    size, flat, nbytes = [rows, columns], [columns, 1], a.nbytes
     mean = Apply("div", (Reduced(), Parameter(0, F32)), F32)
     word = add(add(Gather(0, (Load(1),)), Load(2)), Load(3))
-    embedding = Nest((UNIT, Operand(DType.I64, "zero"), UNIT, UNIT), UNIT, two, word)  # type: ignore[arg-type]
-    strides = [0, 1, rows, columns, 1, 0, *flat, 0, 1, *flat]
-    size = [rows, columns]
+    operands = (UNIT, Operand(DType.I64, "zero"), UNIT, UNIT)
+    nests = {
+        "copy": Nest((UNIT,), UNIT, MAP, Load(0)),
+        "add": Nest((UNIT, UNIT), UNIT, MAP, add(Load(0), Load(1))),
+        "gelu": Nest((UNIT,), UNIT, MAP, Apply("gelu", (Load(0),), F32)),
+        "embedding sum": Nest(operands, UNIT, MAP, word),
+        "mean of rows": Nest((UNIT,), ZERO, ("kept", "reduced"), Load(0), "sum", mean),
+        "sum of columns": Nest((UNIT,), UNIT, ("reduced", "kept"), Load(0), "sum"),
+        "transpose": Nest((ANY,), UNIT, MAP, Load(0)),
+    }
+    gathered = [0, 1, rows, columns, 1, 0, *flat, 0, 1, *flat]
     return {
-        "copy": (Nest((UNIT,), UNIT, ("kept", "kept"), Load(0)), [a, y], size, flat * 2, rows, 2 * nbytes),
-        "add": (Nest((UNIT, UNIT), UNIT, ("kept", "kept"), add(Load(0), Load(1))), [a, b, y], size, flat * 3, rows, 3 * nbytes),
-        "gelu": (Nest((UNIT,), UNIT, ("kept", "kept"), Apply("gelu", (Load(0),), F32)), [a, y], size, flat * 2, rows, 2 * nbytes),
-        "embedding sum": (embedding, [a, ids, b, sums, y], size, strides, rows, 3 * nbytes),
-        "mean of rows": (Nest((UNIT,), ZERO, ("kept", "reduced"), Load(0), "sum", mean), [a, row], [*size, columns], [*flat, 1, 0], rows, nbytes),
-        "sum of columns": (Nest((UNIT,), UNIT, ("reduced", "kept"), Load(0), "sum"), [a, sums], size, [*flat, 0, 1], 1, nbytes),
-        "transpose": (Nest((ANY,), UNIT, ("kept", "kept"), Load(0)), [a, y], size, [1, columns, *flat], rows, 2 * nbytes),
-    }  # fmt: skip
+        "copy": (nests["copy"], [a, y], size, flat * 2, rows, 2 * nbytes),
+        "add": (nests["add"], [a, b, y], size, flat * 3, rows, 3 * nbytes),
+        "gelu": (nests["gelu"], [a, y], size, flat * 2, rows, 2 * nbytes),
+        "embedding sum": (nests["embedding sum"], [a, ids, b, line, y], size, gathered, rows, 3 * nbytes),
+        "mean of rows": (nests["mean of rows"], [a, row], [*size, columns], [*flat, 1, 0], rows, nbytes),
+        "sum of columns": (nests["sum of columns"], [a, line], size, [*flat, 0, 1], 1, nbytes),
+        "transpose": (nests["transpose"], [a, y], size, [1, columns, *flat], rows, 2 * nbytes),
+    }
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from isthmus.target import Target
 
 POINTWISE = sorted(name for name, op in OPS.items() if Trait.POINTWISE in op.traits and name != "cast")
 HALVES = (DType.F16, DType.BF16)
+# The rest is float32 arithmetic, tested as such.
+HALF_OPS = ("abs", "add", "div", "exp", "less", "max", "neg", "round", "where")
 # The other levels differ in vectors only, so a few types are enough there.
 EVERYWHERE = (DType.F32, DType.I64, DType.BOOL)
 SOMEWHERE = tuple(d for d in DType if d not in (DType.I16, DType.U16, DType.U32, DType.U64))
@@ -156,7 +158,7 @@ def _supported(op: str, dtype: DType) -> bool:
 def _groups(types: Sequence[DType]) -> list[Group]:
     groups: dict[tuple[tuple[DType, ...], DType, str], list[str]] = {}
     for dtype in types:
-        for op in POINTWISE:
+        for op in HALF_OPS if dtype in HALVES else POINTWISE:
             dtypes = (dtype,) * OPS[op].arity[0] if op != "where" else (DType.BOOL, dtype, dtype)
             result = _result(op, list(dtypes))
             if result is not None and _supported(op, dtype):
