@@ -20,50 +20,49 @@ def form_stages(calls: Sequence[Call], caches: Caches) -> tuple[Stage, ...]:
     nothing from it, so that it does not cut the chain in two.
     """
     done: list[list[Call]] = []
-    for call in calls:
+    for group in _together(calls):
         open_chain = done[-1] if done and done[-1][0].row_local else None
         if open_chain is None:
-            done.append([call])
-        elif _extends(open_chain, call):
-            open_chain.append(call)
-        elif (
-            not call.row_local
-            and not _written(open_chain) & set(call.reads)
-            and not _shares_output(open_chain, call)
-        ):
-            done.insert(len(done) - 1, [call])
+            done.append(group)
+        elif _extends(open_chain, group):
+            open_chain.extend(group)
+        elif not group[0].row_local and not _depends(group, open_chain):
+            done.insert(len(done) - 1, group)
         else:
-            done.append([call])
-    return tuple(_stage(group, caches) for group in _join_batches(done))
+            done.append(group)
+    return tuple(_stage(group, caches) for group in done)
+
+
+def _together(calls: Sequence[Call]) -> list[list[Call]]:
+    """Calls of one batched value form one stage: they pass each other memory of the thread."""
+    groups: list[list[Call]] = []
+    for call in calls:
+        last = groups[-1][-1] if groups else None
+        if last is not None and call.batch and last.batch and last.value is call.value:
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    return groups
 
 
 def _written(calls: Sequence[Call]) -> set[Buffer]:
     return {c.writes for c in calls if c.writes is not None}
 
 
-def _shares_output(calls: Sequence[Call], call: Call) -> bool:
-    return call.writes in _written(calls)
+def _depends(group: Sequence[Call], chain: Sequence[Call]) -> bool:
+    """Whether a call of `group` reads what the chain writes, or writes to the same place."""
+    made = _written(chain)
+    return any(made & {*call.reads, call.writes} for call in group)
 
 
-def _extends(chain: Sequence[Call], call: Call) -> bool:
-    """Whether row i of `call` needs only rows i of what the chain has made."""
-    if not call.row_local or call.units != chain[0].units:
+def _extends(chain: Sequence[Call], group: Sequence[Call]) -> bool:
+    """Whether row i of the one call in `group` needs only rows i of what the chain has made."""
+    (call, *others) = group
+    if others or not call.row_local or call.units != chain[0].units:
         return False
     made = _written(chain)
     pointers = (a for a in call.args if isinstance(a, Pointer) and a.buffer in made)
     return all(isinstance(p.pitch, Pitch) and p.pitch.buffer is p.buffer for p in pointers)
-
-
-def _join_batches(groups: Sequence[list[Call]]) -> list[list[Call]]:
-    """Calls of one batched value follow each other and form one stage."""
-    joined: list[list[Call]] = []
-    for group in groups:
-        last = joined[-1] if joined else None
-        if last and group[0].batch and last[0].batch and last[0].value is group[0].value:
-            last.extend(group)
-        else:
-            joined.append(group)
-    return joined
 
 
 def _stage(calls: Sequence[Call], caches: Caches) -> Stage:
