@@ -41,7 +41,13 @@ _STATE_V4 = 0xE6  # and opmask, upper halves of zmm0-15, zmm16-31
 
 
 def _level(
-    level: int, description: str, vector: VectorUnit, flags: tuple[str, ...], leaf1: int, leaf7: int, state: int
+    level: int,
+    description: str,
+    vector: VectorUnit,
+    flags: tuple[str, ...],
+    leaf1: int,
+    leaf7: int,
+    state: int,
 ) -> Target:
     name = f"x86-64-v{level}"
     return Target(
@@ -62,6 +68,22 @@ def _level(
 
 TARGETS = (
     _level(2, "SSE4.2: any x86-64 since 2009", VectorUnit(128, 16, False), _V2_FLAGS, _LEAF1_V2, 0, 0),
-    _level(3, "AVX2 and FMA: Haswell, Zen and later", VectorUnit(256, 16, True), _V3_FLAGS, _LEAF1_V3, _LEAF7_V3, _STATE_V3),
-    _level(4, "AVX-512: Skylake-SP, Zen 4 and later", VectorUnit(512, 32, True), _V4_FLAGS, _LEAF1_V3, _LEAF7_V4, _STATE_V4),
+    _level(
+        3,
+        "AVX2 and FMA: Haswell, Zen and later",
+        VectorUnit(256, 16, True),
+        _V3_FLAGS,
+        _LEAF1_V3,
+        _LEAF7_V3,
+        _STATE_V3,
+    ),
+    _level(
+        4,
+        "AVX-512: Skylake-SP, Zen 4 and later",
+        VectorUnit(512, 32, True),
+        _V4_FLAGS,
+        _LEAF1_V3,
+        _LEAF7_V4,
+        _STATE_V4,
+    ),
 )

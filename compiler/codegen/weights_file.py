@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from isthmus.ir.weights import Weight
 
 ALIGNMENT = 64
@@ -25,7 +27,7 @@ class WeightsLayout:
             if offset > position:
                 yield memoryview(bytes(offset - position))
             stored = weight.stored()
-            yield memoryview(stored.reshape(-1)).cast("B") if stored.size else memoryview(b"")
+            yield stored.reshape(-1).view(np.uint8).data
             position = offset + stored.nbytes
         if self.total > position:
             yield memoryview(bytes(self.total - position))

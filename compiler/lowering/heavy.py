@@ -9,6 +9,7 @@ from isthmus.ir.graph import Value
 from isthmus.ir.types import DType, Panels
 from isthmus.kernels import attention as attention_kernels
 from isthmus.kernels import gemm, layer_norm, loops, pack, softmax
+from isthmus.kernels.kernel import Kernel
 from isthmus.lowering.expressions import NestBuilder
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32
@@ -172,33 +173,32 @@ def _matmul(state: Lowering, value: Value) -> None:
     columns = _round_up(n, width)
     panels, zeros = Scratch(columns * k), Scratch(columns, columns * k)
     extents = tuple(batch)
-    inside = {"value": value, "writes": place.buffer, "batch": extents or (1,)}
     steps = len(extents) or 1
 
     def at(view: View) -> Pointer:
         return Pointer(view.buffer, view.offset, None, view.strides[:-2] or (0,) * steps)
 
+    def call(kernel: Kernel, args: tuple[Arg, ...], units: Dim, panels: Dim | None = None) -> None:
+        state.call(kernel, args, place.buffer, value, units, panels=panels, batch=extents or (1,))
+
     fill = NestBuilder((columns,), state.view, state.views.__contains__)
     target = Buffer("zeros", DType.F32, columns, "arena")
     built = fill.finish(loops.Scalar(0.0, DType.F32), whole(target, (columns,)))
-    state.call(
+    call(
         loops.kernel(built.nest, state.target),
         (zeros, Sizes(built.extents), Sizes(built.strides), Fault(0), Number(0)),
-        units=built.units,
-        **inside,
+        built.units,
     )
-    state.call(
+    call(
         pack.kernel(state.target),
         (at(right), panels, Number(k), Number(n), Number(right.strides[-2]), Number(right.strides[-1])),
-        units=columns // width,
-        **inside,
+        columns // width,
     )
-    state.call(
+    call(
         gemm.kernel(state.target, None, False),
         (at(left), panels, zeros, at(place), Number(k), Number(n), Number(left.strides[-2]), Number(n)),
-        units=m,
-        panels=columns // width,
-        **inside,
+        m,
+        columns // width,
     )
     state.views[value] = place
 

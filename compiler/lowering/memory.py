@@ -23,7 +23,9 @@ def plan_memory(stages: Sequence[Stage], dims: Sequence[NamedDim], target: Targe
     graph. Slots are found by greedy colouring, largest first.
     """
     lives = _lifetimes(stages)
-    blocks = {s: _block_space(s, lives, i, target) for i, s in enumerate(stages) if isinstance(s, RowStage)}
+    blocks: dict[Stage, BlockSpace] = {
+        s: _block_space(s, lives, i, target) for i, s in enumerate(stages) if isinstance(s, RowStage)
+    }
     inside = {b for block in blocks.values() for b in block.offsets}
     slots, slot_of = _colour({b: live for b, live in lives.items() if b not in inside}, dims)
     return Memory(slots, slot_of, blocks, _barriers(stages, slot_of))

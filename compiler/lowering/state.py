@@ -117,7 +117,7 @@ class Lowering:
         """Add the call of the nest that computes `body` into `place`."""
         built = nest.finish(body, place, reduced, fold, last)
         site = self._site(value) if built.gathers else 0
-        args = (
+        args: tuple[Arg, ...] = (
             *built.operands,
             built.output,
             Sizes(built.extents),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+import isthmus.targets
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import NamedDim, graph_input
 from isthmus.ir.types import DType, TensorType
@@ -17,8 +18,6 @@ from isthmus.lowering.stages import block_rows, form_stages
 from isthmus.lowering.views import Buffer
 from isthmus.machine import Machine
 from isthmus.target import discover, pick
-
-import isthmus.targets
 
 TARGET = pick("x86-64-v3", discover(isthmus.targets), Machine.here())
 ROWS = symbol("batch") * symbol("seq")
