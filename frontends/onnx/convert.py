@@ -25,6 +25,7 @@ OLDEST_OPSET = 7
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 MAX_RESTARTS = 200
 MAX_NAMES = 5  # nodes named for each unsupported operator
+MAIN = "main"  # an ONNX file has one entry point
 MAX_PROBLEMS = 100
 
 # What an importer may raise over a model that makes no sense; anything else is our own bug.
@@ -53,7 +54,7 @@ def read(
     notes: dict[str, Problem] = {}
     for _ in range(MAX_RESTARTS):
         try:
-            graph = _Import(source, facts).run(signature, name or path.stem)
+            graph = _Import(source, facts).run(signature, MAIN)
             break
         except Restart as restart:
             facts = restart.conclusion.facts
