@@ -407,4 +407,8 @@ def _simplify_atom(atom: Atom, bounds: Bounds) -> Dim:
         floor = interval(left, bounds)[0]
         if floor is not None and floor >= 0:
             return 0 if atom.kind == "//" else left
+    if atom.kind == "//" and isinstance(right, int) and right > 0:
+        first, last = interval(left, bounds)
+        if first is not None and last is not None and first // right == last // right:
+            return first // right
     return _APPLY[atom.kind](left, right)

@@ -10,7 +10,7 @@ import numpy as np
 
 from isthmus.frontends.onnx import indices, symbolic
 from isthmus.frontends.onnx.equations import equations
-from isthmus.frontends.onnx.facts import Facts, Restart, conclude
+from isthmus.frontends.onnx.facts import Facts, Restart, at_least, conclude
 from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product
 from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, weight_of
 from isthmus.ir.types import Array, DType, TensorType
@@ -235,6 +235,12 @@ class Builder:
             return
         self.reconcile([(a, b)])
         raise TypeMismatch(f"{what}: {a} and {b} differ")
+
+    def must_reach(self, dim: Dim, least: int) -> None:
+        """Raise `Restart` if `dim` may be less than `least` and a simple fact forbids that."""
+        conclusion = at_least(dim, least, self.facts)
+        if conclusion is not None:
+            raise Restart(conclusion, self.loc)
 
     # --- common forms, without ops that would do nothing ---
 

@@ -7,6 +7,7 @@ written in its simplest form.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from isthmus.ir.dims import Call, Dim, Expr, Interval, Symbol, interval, names, 
 Bound: TypeAlias = tuple[str, int, int | None]  # a name, its least and its greatest size
 
 MAX_TRIALS = 40
+MAX_LOW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def conclude(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
             continue
         if (unified := facts.with_equal(name, dim)) is not None:
             return Conclusion(unified, f"dim {name!r} is taken to be {str(dim)!r}")
-    return _by_trial(a, b, facts)
+    return _by_trial(a, b, facts) or _by_quotients(a, b, facts)
 
 
 def _implied_bounds(one: Dim, other: Dim) -> Iterator[Bound]:
@@ -110,6 +112,40 @@ def _at_most(dim: Dim, most: int) -> Iterator[Bound]:
             yield from _at_most(atom.left * -1, -limit * divisor)
 
 
+def at_least(dim: Dim, least: int, facts: Facts) -> Conclusion | None:
+    """The facts under which dim >= least, or None when they say so already or there is no simple one."""
+    low = interval(dim, facts.bounds)[0]
+    if low is not None and low >= least:
+        return None
+    for name, lowest, highest in _at_most(dim * -1, -least):
+        if (narrowed := facts.with_bound(name, lowest, highest)) is not None:
+            return Conclusion(narrowed)
+    for name in sorted(names(dim)):
+        if (narrowed := _raised(dim, least, name, facts)) is not None:
+            return Conclusion(narrowed)
+    return None
+
+
+def _raised(dim: Dim, least: int, name: str, facts: Facts) -> Facts | None:
+    """A lower bound of one name from which on dim >= least; the smallest, if `dim` grows with it."""
+
+    def enough(low: int) -> Facts | None:
+        narrowed = facts.with_bound(name, low, None)
+        reached = None if narrowed is None else interval(narrowed.resolve(dim), narrowed.bounds)[0]
+        return narrowed if reached is not None and reached >= least else None
+
+    low = facts.bounds[name][0]
+    high = max(1, 2 * low)
+    while enough(high) is None:
+        low, high = high, 2 * high
+        if high > MAX_LOW:
+            return None
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return enough(high)
+
+
 def _by_trial(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
     """A bound at one of the numbers that `a` and `b` compare a name with, if that makes them equal."""
     marks = sorted({*_marks(a), *_marks(b)})
@@ -120,6 +156,40 @@ def _by_trial(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
         if narrowed is not None and narrowed.resolve(a - b) == 0:
             return Conclusion(narrowed)
     return None
+
+
+def _by_quotients(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
+    """Bounds under which a quotient, or a product of two, is the number it has to be.
+
+    Of the many ways to cut an image into 16 patches a model means 4 by 4.
+    """
+    difference = a - b
+    if isinstance(difference, int):
+        return None
+    number = -sum(c for m, c in difference.terms if m == ())
+    products = [(m, c) for m, c in difference.terms if m != ()]
+    if len(products) != 1 or number % products[0][1]:
+        return None
+    atoms, wanted = products[0][0], number // products[0][1]
+    side = math.isqrt(max(wanted, 0)) if len(atoms) == 2 else wanted
+    quotients = {x for x in atoms if isinstance(x, Call) and x.kind == "//"}
+    if side < 1 or side ** len(atoms) != wanted or not 0 < len(quotients) == len(atoms) <= 2:
+        return None
+    taken = []
+    for quotient in sorted(quotients, key=str):
+        dim = Expr((((quotient,), 1),))
+        for name, low, high in (*_at_most(dim, side), *_at_most(dim * -1, -side)):
+            narrowed = facts.with_bound(name, low, high)
+            if narrowed is None:
+                continue
+            facts = narrowed
+            taken.append(name)
+    if not taken or facts.resolve(difference) != 0:
+        return None
+    shown = (
+        f"dim {n!r} is taken to be {facts.bounds[n][0]}..{facts.bounds[n][1]}" for n in dict.fromkeys(taken)
+    )
+    return Conclusion(facts, " and ".join(shown))
 
 
 def _marks(dim: Dim) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from isthmus.frontends.onnx.facts import Facts, conclude
+from isthmus.frontends.onnx.facts import Facts, at_least, conclude
 from isthmus.ir.dims import substitute
 from isthmus.ir.read import parse_dim
 
@@ -67,3 +67,45 @@ def test_bounds_move_to_the_name_that_stays() -> None:
     found = conclude(parse_dim("seq"), parse_dim("length"), facts)
     assert found is not None
     assert found.facts.bounds == {"seq": (2, 64)}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "bounds"),
+    [
+        ("(height//8)*(width//8)+1", "17", {"height": (32, 39), "width": (32, 39)}),
+        ("17", "(height//8)*(width//8)+1", {"height": (32, 39), "width": (32, 39)}),
+        ("2*(height//8)", "8", {"height": (32, 39), "width": (1, None)}),
+        ("((height+3)//4)*(width//8)", "4", {"height": (5, 8), "width": (16, 23)}),
+        ("(height//8)*(width//8)", "12", None),
+        ("(height//8)*width", "16", None),
+        ("3*(height//8)", "8", None),
+    ],
+)
+def test_patches_of_an_image(a: str, b: str, bounds: dict[str, tuple[int, int | None]] | None) -> None:
+    facts = Facts({"height": (1, None), "width": (1, None)}, {})
+    found = conclude(parse_dim(a), parse_dim(b), facts)
+    if bounds is None:
+        assert found is None
+        return
+    assert found is not None
+    assert found.facts.bounds == bounds
+    assert found.text
+    assert found.facts.resolve(parse_dim(a) - parse_dim(b)) == 0
+
+
+@pytest.mark.parametrize(
+    ("dim", "least", "bounds"),
+    [
+        ("n//10-1", 1, (20, None)),
+        ("(n+5)//10-1", 1, (15, None)),
+        ("min((n+1)//2,n//2+1)", 2, (3, None)),
+        ("n*n-n-30", 0, None),  # intervals do not see it
+        ("5001-n//10", 0, (1, 50019)),
+        ("n", 1, None),
+        ("1-n", 1, None),
+        ("min(n,3)", 4, None),
+    ],
+)
+def test_lower_bounds(dim: str, least: int, bounds: tuple[int, int | None] | None) -> None:
+    found = at_least(parse_dim(dim), least, Facts({"n": (1, None)}, {}))
+    assert (None if found is None else found.facts.bounds["n"]) == bounds

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
-from isthmus.ir.dims import Dim, floordiv, interval, maximum, minimum, product
+from isthmus.ir.dims import Dim, Expr, floordiv, interval, maximum, minimum, product
 from isthmus.ir.types import DType
 from isthmus.ops import movement, pointwise
 
@@ -144,6 +144,9 @@ def _clamped(node: Node, index: Dim, dim: Dim, least: Dim, most: Dim) -> Dim:
     low, high = interval(index, node.b.facts.bounds)
     if low is None or low < 0:
         if high is None or high >= 0:
+            if isinstance(index, Expr) and all(c < 0 for monomial, c in index.terms if monomial):
+                # A place that moves down from a number, as in a table of distances: meant to stay above 0.
+                node.b.must_reach(index, 0)
             text = f"{node.operator}: whether {index} counts from the start or the end depends on sizes"
             raise node.error(
                 Code.DATA_DEPENDENT_SHAPE, text, "bound the dims in it with --dim NAME=LOW..HIGH"

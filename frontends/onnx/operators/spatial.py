@@ -85,9 +85,15 @@ def slide(node: Node, x: Tensor, first: int, g: Geometry, fill: float = 0.0) -> 
     behind = x.rank - first - rank
     before, after = ((*(0,) * first, *amounts, *(0,) * behind) for amounts in (g.before, g.after))
     x = padded(node, x, before, after, "constant", fill)
-    shape = x.shape[first : first + rank]
-    for dim, size, stride, dilation in zip(shape, g.kernel, g.strides, g.dilations, strict=True):
-        require_positive(node, node.b.facts.resolve(window_count(dim, size, stride, dilation)))
+    for axis, size, stride, dilation in zip(
+        range(first, x.rank), g.kernel, g.strides, g.dilations, strict=False
+    ):
+        count = window_count(x.shape[axis], size, stride, dilation)
+        known = node.b.facts.resolve(count)
+        require_positive(node, known)
+        if known != count and isinstance(known, int):
+            # What is known of the count must show in the type.
+            x = node.b.cut(x, axis, 0, node.b.facts.resolve((known - 1) * stride + (size - 1) * dilation + 1))
     if all(n == 1 for n in (*g.kernel, *g.strides)):
         return node.b.reshape(x, (*x.shape, *g.kernel))
     axes = tuple(range(first, first + rank))
@@ -96,13 +102,12 @@ def slide(node: Node, x: Tensor, first: int, g: Geometry, fill: float = 0.0) -> 
 
 def require_positive(node: Node, dim: Dim) -> None:
     """A kernel must fit at least once: that bounds the sizes of inputs. Raises `ModelError`, or `Restart`."""
-    low, high = interval(dim, node.b.facts.bounds)
+    high = interval(dim, node.b.facts.bounds)[1]
     if high is not None and high < 1:
         raise node.error(
             Code.SHAPE_MISMATCH, f"{node.operator}: the kernel is larger than what it slides over"
         )
-    if low is None or low < 1:
-        node.b.reconcile([(maximum(dim, 1), dim)])
+    node.b.must_reach(dim, 1)
 
 
 def channels_last(node: Node, x: Tensor) -> Tensor:
