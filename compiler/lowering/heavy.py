@@ -8,7 +8,7 @@ from isthmus.ir.dims import Dim, Shape, product
 from isthmus.ir.graph import Value
 from isthmus.ir.types import DType, Panels
 from isthmus.kernels import attention as attention_kernels
-from isthmus.kernels import gemm, layer_norm, loops, pack, softmax
+from isthmus.kernels import gemm, layer_norm, loops, pack, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.lowering.expressions import NestBuilder
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
@@ -73,6 +73,26 @@ def _layer_norm(state: Lowering, value: Value) -> None:
     ]
     kernel = layer_norm.kernel(state.target, bool(residual))
     state.call(kernel, args, place.buffer, value, rows, row_local=True)
+    state.views[value] = place
+
+
+def _rms_norm(state: Lowering, value: Value) -> None:
+    require_f32(value, state.target)
+    x, scale = value.args
+    width = _static(value, state, value.shape[-1])
+    source, rows, ldx = state.rows(x)
+    gain = state.contiguous(scale)
+    place, ldy = _row_result(state, value, width)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        Pointer(gain.buffer, gain.offset),
+        Pointer(place.buffer, place.offset, ldy),
+        Real(value.attr("epsilon")),
+        Number(width),
+        _distance(ldx),
+        _distance(ldy),
+    ]
+    state.call(rms_norm.kernel(state.target), args, place.buffer, value, rows, row_local=True)
     state.views[value] = place
 
 
@@ -256,6 +276,7 @@ def _reduce(state: Lowering, value: Value) -> None:
 HANDLERS: Mapping[str, Handler] = {
     "linear": _linear,
     "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
     "softmax": _softmax,
     "attention": _attention,
     "matmul": _matmul,

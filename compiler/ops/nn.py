@@ -128,6 +128,27 @@ layer_norm = Op(
 )
 
 
+def _rms_norm_infer(x: TensorType, scale: TensorType, *, epsilon: float) -> TensorType:
+    if x.rank < 1 or scale.shape != x.shape[-1:]:
+        raise TypeMismatch(f"rms_norm of {x} with scale {scale}")
+    return rules.floating(x, scale)
+
+
+def _rms_norm_reference(x: Array, scale: Array, *, epsilon: float) -> Array:
+    wide = x.astype(np.float64)
+    return np.asarray(wide / np.sqrt(np.mean(np.square(wide), -1, keepdims=True) + epsilon) * scale)
+
+
+rms_norm = Op(
+    "rms_norm",
+    _rms_norm_infer,
+    _rms_norm_reference,
+    (2, 2),
+    {"epsilon": Kind.FLOAT},
+    doc="x / sqrt(mean x^2 + epsilon) * scale over the last axis  (Zhang and Sennrich 2019).",
+)
+
+
 def _attention_infer(
     q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, scale: float, safe: bool
 ) -> TensorType:
@@ -178,4 +199,4 @@ attention = Op(
     ),
 )
 
-ALL = (matmul, linear, softmax, layer_norm, attention)
+ALL = (matmul, linear, softmax, layer_norm, rms_norm, attention)

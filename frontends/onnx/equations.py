@@ -85,5 +85,6 @@ FINDERS: Mapping[str, Callable[[Sequence[TensorType], Mapping[str, Attr]], Pairs
     "broadcast": _broadcast,
     "reshape": _reshape,
     "layer_norm": _normalised,
+    "rms_norm": _normalised,
     "attention": _attention,
 }

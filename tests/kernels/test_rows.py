@@ -1,4 +1,4 @@
-"""LayerNorm and Softmax against NumPy in double precision."""
+"""LayerNorm, RMSNorm and Softmax against NumPy in double precision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isthmus.codegen.native import Call
-from isthmus.kernels import layer_norm, softmax
+from isthmus.kernels import layer_norm, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 
@@ -94,6 +94,30 @@ def test_layer_norm_does_not_cancel(target: Target, compiled: Compiled) -> None:
     y, ones, zeros = np.empty_like(x), np.ones(384, np.float32), np.zeros(384, np.float32)
     compiled(layer_norm.kernel(target, False))(x, ones, zeros, y, EPS, 384, 384, 384, 0, 4)
     np.testing.assert_allclose(y, _layer_norm(x, ones, zeros), atol=1e-3)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rms_norm(width: int, target: Target, compiled: Compiled) -> None:
+    random = np.random.default_rng(width)
+    call = compiled(rms_norm.kernel(target))
+    scale = random.standard_normal(width).astype(np.float32)
+    for rows in (1, 2, 4, 7):
+        x = _pitched(random.standard_normal((rows, width)) * 3, 3)
+        y = _pitched(np.zeros((rows, width)), 1)
+        call(x, scale, y, EPS, width, width + 3, width + 1, 0, rows)
+        wide = x[:, :width].astype(np.float64)
+        expected = wide / np.sqrt((wide**2).mean(axis=1, keepdims=True) + EPS) * scale
+        np.testing.assert_allclose(y[:, :width], expected, rtol=1e-5, atol=1e-6)
+        assert (y[:, width:] == GUARD).all()
+
+
+def test_rms_norm_in_place_over_a_range(target: Target, compiled: Compiled) -> None:
+    x = np.random.default_rng(0).standard_normal((9, 40)).astype(np.float32)
+    x[4] = 0
+    expected = x / np.sqrt((x.astype(np.float64) ** 2).mean(axis=1, keepdims=True) + EPS)
+    expected[[0, 8]] = x[[0, 8]]
+    compiled(rms_norm.kernel(target))(x, np.ones(40, np.float32), x, EPS, 40, 40, 40, 1, 8)
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

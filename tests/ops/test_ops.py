@@ -194,6 +194,10 @@ EXAMPLES: dict[str, list[Example]] = {
         ("f32[b,n,8] f32[8] f32[8] f32[b,n,8]", {"epsilon": 1e-5}, "f32[b,n,8]"),
         ("f16[3,8] f16[8] f16[8]", {"epsilon": 1e-5}, "f16[3,8]"),
     ],
+    "rms_norm": [
+        ("f32[b,n,8] f32[8]", {"epsilon": 1e-12}, "f32[b,n,8]"),
+        ("f16[3,8] f16[8]", {"epsilon": 1e-5}, "f16[3,8]"),
+    ],
     "attention": [
         ("f32[b,4,n,8] f32[b,4,m,8] f32[b,4,m,6]", {"scale": 0.3}, "f32[b,4,n,6]"),
         ("f32[b,4,n,8] f32[b,2,n,8] f32[b,2,n,8] f32[b,1,1,n]", {"scale": 0.3}, "f32[b,4,n,8]"),
@@ -343,6 +347,7 @@ REFUSED: list[tuple[str, str, dict[str, Attr], str]] = [
     ("linear", "i32[2,3] i32[3,4] i32[4]", {}, "takes floating-point"),
     ("softmax", "f32[]", {}, "needs an axis"),
     ("layer_norm", "f32[2,3] f32[2] f32[3]", {"epsilon": 1e-5}, "layer_norm of"),
+    ("rms_norm", "f32[2,3] f32[2]", {"epsilon": 1e-5}, "rms_norm of"),
     ("attention", "f32[2,4,3,8] f32[2,3,3,8] f32[2,3,3,8]", {"scale": 1.0}, "attention of"),
     ("attention", "f32[2,4,3,8] f32[2,4,3,8] f32[2,4,3,8] f32[5]", {"scale": 1.0}, "do not broadcast"),
     ("attention", "f32[2,4,3,8] f32[2,4,3,8] f32[2,4,3,8] bool[3]", {"scale": 1.0}, "one element type"),

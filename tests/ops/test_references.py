@@ -12,7 +12,7 @@ from isthmus.ir.graph import Attr, Op, graph_input
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops import OPS
 from isthmus.ops.movement import gather, gather_elements, gather_nd, iota, pad, slice_
-from isthmus.ops.nn import attention, layer_norm, linear, matmul, softmax
+from isthmus.ops.nn import attention, layer_norm, linear, matmul, rms_norm, softmax
 from isthmus.ops.pointwise import cast, div, mod, pow_
 from isthmus.ops.reduce import argmax, argmin, cumsum, reduce_max, reduce_mean, reduce_min, reduce_sum
 
@@ -230,6 +230,13 @@ def test_layer_norm() -> None:
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     with_residual = run(layer_norm, f32(0, 0, 1, 1), f32(*scale), f32(*bias), f32(1, 2, 3, 8), epsilon=1e-3)
     np.testing.assert_array_equal(with_residual, got)
+
+
+def test_rms_norm() -> None:
+    x, scale = [1.0, 2.0, 4.0, 9.0], [1.0, -1.0, 0.5, 2.0]
+    size = math.sqrt(sum(v * v for v in x) / 4 + 1e-3)
+    got = run(rms_norm, f32(*x), f32(*scale), epsilon=1e-3)
+    np.testing.assert_allclose(got, [v / size * s for v, s in zip(x, scale, strict=True)], rtol=1e-6)
 
 
 def test_layer_norm_far_from_zero() -> None:

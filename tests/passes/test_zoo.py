@@ -19,6 +19,8 @@ from isthmus.target import Target
 LAYERS = {
     "attention": 2,
     "layer_norm": 5,
+    "rms_norm": 0,
+    "reduce_mean": 0,
     "linear with residual": 4,  # after attention, after the second half of the feed-forward
     "matmul": 0,
     "softmax": 0,
@@ -27,8 +29,8 @@ LAYERS = {
 BERT = {**LAYERS, "linear gelu": 2}
 ALBERT = {**LAYERS, "linear gelu_tanh": 2}
 GPT2 = {**LAYERS, "linear gelu_tanh": 2}
-LLAMA = {**LAYERS, "layer_norm": 0, "linear silu": 2}
-T5_ENCODER = {**LAYERS, "layer_norm": 0, "linear relu": 2}
+LLAMA = {**LAYERS, "layer_norm": 0, "rms_norm": 5, "linear silu": 2}
+T5_ENCODER = {**LAYERS, "layer_norm": 0, "rms_norm": 5, "linear relu": 2}
 FAMILIES = {
     "bert-dynamo-op18": BERT,
     "bert-dynamo-op20": BERT,
@@ -36,30 +38,43 @@ FAMILIES = {
     "bert-legacy-op17": BERT,
     "bert-legacy-tf436-op11": BERT,
     "bert-optimum-fe": BERT,
+    "bert-ortopt-op17": BERT,
+    "bert-ortopt-mha-op14e": BERT,
+    "bert-ortsaved-dynamo-op18": BERT,
     "distilbert-dynamo-op18": BERT,
     "distilbert-legacy-op17": BERT,
     "distilbert-legacy-tf436-op12": BERT,
     "distilbert-optimum-fe": BERT,
+    "distilbert-ortopt-dynamo-op18": BERT,
+    "distilbert-ortsaved-opt-fe": BERT,
     "roberta-dynamo-op18": BERT,
     "roberta-legacy-op17": BERT,
     "roberta-legacy-tf436-op14": BERT,
     "roberta-optimum-fe": BERT,
+    "roberta-ortopt-opt-fe": BERT,
     "albert-dynamo-op18": ALBERT,
     "albert-legacy-op17": ALBERT,
     "albert-legacy-tf436-op14": ALBERT,
     "albert-optimum-fe": ALBERT,
+    "albert-ortopt-tf436-op14": ALBERT,
     "gpt2-dynamo-op18": GPT2,
     "gpt2-dynamo-op23": GPT2,
     "gpt2-legacy-tf436-op12": GPT2,
     "gpt2-optimum-tgpast": GPT2,
+    "gpt2-ortsaved-dynamo-op18": GPT2,
     "llama-dynamo-op18": LLAMA,
     "llama-dynamo-op23": LLAMA,
     "llama-legacy-op17-static": LLAMA,
     "llama-optimum-tgpast": LLAMA,
+    "llama-genai-fp32": LLAMA,
+    "llama-handwritten-ortopt-mha-op14e": LLAMA,
+    "llama-ortsaved-op17": LLAMA,
     "t5-encoder-dynamo-op23": T5_ENCODER,
     "t5-encoder-legacy-op17": T5_ENCODER,
     "t5-encoder-legacy-tf436-op11": T5_ENCODER,
     "t5-optimum-s2spast-encoder": T5_ENCODER,
+    "t5-encoder-ortopt-op14e": T5_ENCODER,
+    "t5-ortopt-opt-s2spast-encoder": T5_ENCODER,
 }
 
 

@@ -211,6 +211,15 @@ def _layer_norm(c: Chooser, pool: list[Value]) -> Value | None:
     return nn.layer_norm(x, *vectors, *rest, epsilon=1e-3, loc=_loc(c))
 
 
+def _rms_norm(c: Chooser, pool: list[Value]) -> Value | None:
+    x = _pick(c, pool, lambda v: _is_float(v) and v.t.rank >= 1 and isinstance(v.shape[-1], int))
+    if x is None:
+        return None
+    width = x.t.shape[-1]
+    assert isinstance(width, int)
+    return nn.rms_norm(x, _weight(c, (width,), x.dtype), epsilon=1e-3, loc=_loc(c))
+
+
 def _linear(c: Chooser, pool: list[Value]) -> Value | None:
     x = _pick(c, pool, lambda v: _is_float(v) and v.t.rank >= 1 and isinstance(v.shape[-1], int))
     if x is None:
@@ -349,7 +358,7 @@ def _gather_more(c: Chooser, pool: list[Value]) -> Value | None:
 
 FINITE: tuple[Builder, ...] = (
     _unary, _binary, _transpose, _reshape, _broadcast, _slice, _concat, _pad, _reduction, _softmax,
-    _layer_norm, _linear, _matmul, _attention, _gather, _where, _counting, _constant, _binary, _unary,
+    _layer_norm, _rms_norm, _linear, _matmul, _attention, _gather, _where, _counting, _constant, _binary, _unary,
 )  # fmt: skip
 ALL: tuple[Builder, ...] = (
     *FINITE,

@@ -138,6 +138,8 @@ def _work(value: Value) -> float:
         return 4.0 * _count(value.args[0].shape) * _count(value.args[1].shape[2:3])
     if name in ("softmax", "layer_norm"):
         return 10.0 * size
+    if name == "rms_norm":
+        return 4.0 * size
     if Trait.REDUCTION in value.op.traits or value.op in reduce.ALL:
         return float(_count(value.args[0].shape))
     if Trait.MOVEMENT in value.op.traits:

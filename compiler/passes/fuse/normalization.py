@@ -23,7 +23,8 @@ def _deviation(x: Value, epsilon: Value) -> Value:
     return sqrt(add(reduce_mean(mul(_centred(x), _centred(x)), axes=Marker("axes")), epsilon))
 
 
-def _last_axis(m: Match) -> str | None:
+def last_axis(m: Match) -> str | None:
+    """Refuse a mean that does not run over the last axis alone, or one of unknown length."""
     axes, rank = m.attr("axes"), m.root.t.rank
     if axes != (rank - 1,):
         return f"the mean runs over axes {axes}, not over the last of {rank}"
@@ -44,14 +45,14 @@ WRITTEN_OUT = (
         "layer-norm-divided",
         lambda x, epsilon=scalar(): div(_centred(x), _deviation(x, epsilon)),
         _plain,
-        unless=_last_axis,
+        unless=last_axis,
         examples=(_EXAMPLE,),
     ),
     Rule(
         "layer-norm-multiplied",
         lambda x, epsilon=scalar(): mul(_centred(x), reciprocal(_deviation(x, epsilon))),
         _plain,
-        unless=_last_axis,
+        unless=last_axis,
         examples=(_EXAMPLE,),
     ),
 )
@@ -62,7 +63,8 @@ def is_vector(value: Value) -> bool:
     return is_constant(value) and all(d == 1 for d in value.shape[:-1])
 
 
-def _same_width(m: Match) -> str | None:
+def same_width(m: Match) -> str | None:
+    """Refuse a vector `v` that is wider than the rows of `norm`, and a norm that others use as well."""
     vector, norm = m.value("v"), m.value("norm")
     if norm.type != m.root.type:
         return "the vector has more axes than what it applies to"
@@ -110,7 +112,7 @@ SCALE_AND_SHIFT = (
             named("norm", layer_norm(x, s, b, epsilon=Marker("epsilon"))), v
         ),
         _with_scale,
-        unless=_same_width,
+        unless=same_width,
         examples=(
             {**_NORM, "v": "f32[6] = weight"},
             {**_NORM, "v": "f32[1,1,6] = weight"},
@@ -123,7 +125,7 @@ SCALE_AND_SHIFT = (
             named("norm", layer_norm(x, s, b, epsilon=Marker("epsilon"))), v
         ),
         _with_shift,
-        unless=_same_width,
+        unless=same_width,
         examples=({**_NORM, "v": "f32[6] = weight"}, {**_NORM, "v": 0.5}),
     ),
 )

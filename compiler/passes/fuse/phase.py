@@ -6,7 +6,7 @@ from isthmus.passes.clean.identities import IDENTITIES
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
 from isthmus.passes.clean.scalars import SCALARS
-from isthmus.passes.fuse import activations, attention, heads, linear, normalization
+from isthmus.passes.fuse import activations, attention, heads, linear, normalization, rms
 from isthmus.passes.fuse.leftovers import Leftovers
 from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
@@ -14,6 +14,8 @@ from isthmus.passes.steps import Pass, Rewrite
 FUSE_PASSES: tuple[Pass, ...] = (
     Rewrite("fuse-activations", (*activations.ACTIVATIONS, *SCALARS, *IDENTITIES)),
     Rewrite("fuse-layer-norm", (*normalization.WRITTEN_OUT, *normalization.SCALE_AND_SHIFT)),
+    # Only now: what is centred first is more than this.
+    Rewrite("fuse-rms-norm", (*rms.WRITTEN_OUT, *rms.SCALE)),
     # Before linear: the scores of one head must not look like a product with a constant.
     Rewrite(
         "fuse-attention",

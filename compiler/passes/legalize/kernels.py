@@ -9,7 +9,7 @@ from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.graph import Program, Value
 from isthmus.ir.rewrite import Rule, Watch
 from isthmus.ir.types import DType, Panels
-from isthmus.ops.nn import attention, layer_norm, linear
+from isthmus.ops.nn import attention, layer_norm, linear, rms_norm
 from isthmus.passes.legalize.widen import HEAVY
 from isthmus.target import Target
 
@@ -47,8 +47,8 @@ def _problems(node: Value, target: Target) -> Iterator[Problem]:
 def _shape_reason(node: Value) -> str | None:
     if node.op is linear and not isinstance(node.args[1].t.encoding, Panels):
         return "the matrix of a linear is not a constant"
-    if node.op is layer_norm and not isinstance(node.shape[-1], int):
-        return f"layer_norm over {node.shape[-1]} elements: the number has to be known"
+    if node.op in (layer_norm, rms_norm) and not isinstance(node.shape[-1], int):
+        return f"{node.op.name} over {node.shape[-1]} elements: the number has to be known"
     if node.op is attention:
         q, k, v = (a.shape for a in node.args[:3])
         unknown = [str(d) for d in (q[3], v[3], q[1], k[1]) if not isinstance(d, int)]

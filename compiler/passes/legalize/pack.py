@@ -10,7 +10,7 @@ from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ir.types import Encoding, Padded, Panels
 from isthmus.ir.weights import Weight
 from isthmus.ops.movement import full
-from isthmus.ops.nn import layer_norm, linear
+from isthmus.ops.nn import layer_norm, linear, rms_norm
 from isthmus.passes.constants import array_of, is_constant
 from isthmus.target import Target, panel_width
 
@@ -64,6 +64,8 @@ class _Packer:
             return {1: Panels(self.width), 2: Padded(self.width)}
         if node.op is layer_norm:
             return {1: None, 2: None}
+        if node.op is rms_norm:
+            return {1: None}
         return {}
 
     def stored(self, value: Value, encoding: Encoding | None) -> Value:

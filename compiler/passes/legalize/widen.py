@@ -10,7 +10,7 @@ from isthmus.ir.types import DType
 from isthmus.ops import nn
 from isthmus.ops.pointwise import cast
 
-HEAVY = (nn.matmul, nn.linear, nn.softmax, nn.layer_norm, nn.attention)
+HEAVY = (nn.matmul, nn.linear, nn.softmax, nn.layer_norm, nn.rms_norm, nn.attention)
 HALVES = (DType.F16, DType.BF16)
 
 _EXAMPLES: dict[str, dict[str, object]] = {
@@ -18,6 +18,7 @@ _EXAMPLES: dict[str, dict[str, object]] = {
     "linear": {"a": "f16[b,6]", "b": "f16[6,5]", "c": "f16[5]", "d": "f16[b,5]", "activation": "relu"},
     "softmax": {"a": "bf16[b,n]"},
     "layer_norm": {"a": "f16[b,6]", "b": "f16[6]", "c": "f16[6]", "d": "f16[b,6]", "epsilon": 1e-5},
+    "rms_norm": {"a": "f16[b,6]", "b": "f16[6]", "epsilon": 1e-5},
     "attention": {
         "a": "f16[b,2,s,4]",
         "b": "f16[b,2,t,4]",

@@ -1,0 +1,47 @@
+"""Root mean square normalisation of rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from isthmus.kernels.builder import Builder, Expr
+from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.math import sqrt
+from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.target import Target
+
+
+def kernel(target: Target) -> Kernel:
+    """y = x / sqrt(mean(x^2) + eps) * scale, row by row.
+
+    `void rms_norm_f32(x, scale, y, eps, n, ldx, ldy, row_begin, row_end)`; rows are `ld*` elements apart.
+    y may be x, with the same pitch.
+    """
+    k = Builder("rms_norm_f32", target)
+    x, scale, y = k.input("x"), k.input("scale"), k.output("y")
+    eps, n, ldx, ldy = k.scalar("eps"), k.size("n"), k.size("ldx"), k.size("ldy")
+    row_begin, row_end = k.size("row_begin"), k.size("row_end")
+
+    def rows_from(count_inverse: Expr, first: Expr, rows: int) -> None:
+        inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
+        outputs = [y.at((first + i) * ldy, f"y{i}") for i in range(rows)]
+
+        def square(i: int, j: Expr, lanes: int) -> Expr:
+            value = k.let("value", inputs[i].load(j, lanes))
+            return value * value
+
+        squares = reduce_rows(k, rows, n, square)
+        factors = [k.let(f"factor{i}", 1.0 / sqrt(k, s * count_inverse + eps)) for i, s in enumerate(squares)]
+
+        def normalize(j: Expr, lanes: int) -> None:
+            gain = k.let("gain", scale.load(j, lanes))
+            for source, output, factor in zip(inputs, outputs, factors, strict=True):
+                output.store(j, source.load(j, lanes) * k.spread(factor, lanes) * gain)
+
+        k.vectorized("j", n, normalize)
+
+    def body() -> None:
+        count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))
+        by_fours(k, row_begin, row_end, partial(rows_from, count_inverse))
+
+    return k.later(body)
