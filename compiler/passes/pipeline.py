@@ -43,7 +43,10 @@ CLEAN = Phase(
 FUSE = Phase(
     "fuse",
     needs="canonical forms",
-    leaves="linear, attention, layer_norm, rms_norm, softmax and activations where the model said them in other words",
+    leaves=(
+        "linear, attention, layer_norm, rms_norm, softmax and activations where the model said them in "
+        "other words"
+    ),
     passes=FUSE_PASSES,
 )
 LEGALIZE = Phase(

@@ -358,7 +358,8 @@ def _gather_more(c: Chooser, pool: list[Value]) -> Value | None:
 
 FINITE: tuple[Builder, ...] = (
     _unary, _binary, _transpose, _reshape, _broadcast, _slice, _concat, _pad, _reduction, _softmax,
-    _layer_norm, _rms_norm, _linear, _matmul, _attention, _gather, _where, _counting, _constant, _binary, _unary,
+    _layer_norm, _rms_norm, _linear, _matmul, _attention, _gather, _where, _counting, _constant, _binary,
+    _unary,
 )  # fmt: skip
 ALL: tuple[Builder, ...] = (
     *FINITE,
