@@ -163,7 +163,7 @@ class Expression:
     # Steps
 
     def _named(self, step: Step, value: Expr) -> Expr:
-        return hold(self.k, "value", value) if isinstance(step.node, Apply) else self.k.let("value", value)
+        return hold(self.k, "value", value)
 
     def _value(
         self, i: int, step: Step, values: Mapping[int, Expr], column: Expr, lanes: int, reduced: Expr | None
@@ -204,9 +204,9 @@ class Expression:
         memory = self.arguments.operands[operand]
         match "zero" if self._is_still(operand) else self.nest.operands[operand].inner:
             case "zero":
-                return decode(self.k, self.k.let("stored", memory.load(offset)), dtype)
+                return decode(self.k, hold(self.k, "stored", memory.load(offset)), dtype)
             case "unit":
-                return decode(self.k, self.k.let("stored", memory.load(offset + column, lanes)), dtype)
+                return decode(self.k, hold(self.k, "stored", memory.load(offset + column, lanes)), dtype)
             case "any":
                 stride = self.arguments.strides[operand][self.innermost]
                 places = [offset + (column + lane) * stride for lane in range(lanes)]
@@ -218,7 +218,7 @@ class Expression:
         return (
             loaded[0]
             if len(loaded) == 1
-            else self.k.let("stored", self.k.shuffle(loaded, range(len(loaded))))
+            else hold(self.k, "stored", self.k.shuffle(loaded, range(len(loaded))))
         )
 
     # Gathers
@@ -228,14 +228,14 @@ class Expression:
         assert isinstance(step.node, Gather) and self.faults is not None
         k = self.k
         extent, stride = self.arguments.gathers[step.node.operand][position]
-        chosen = k.let("chosen", k.cast(value, "int64"))
+        chosen = hold(k, "chosen", k.cast(value, "int64"))
         extent, stride = k.spread(extent, lanes_of(chosen)), k.spread(stride, lanes_of(chosen))
         zero = k.constant(0, chosen)
-        wrapped = k.let("wrapped", k.select(chosen < zero, chosen + extent, chosen))
+        wrapped = hold(k, "wrapped", k.select(chosen < zero, chosen + extent, chosen))
         # As unsigned numbers, negative ones are too large.
-        valid = k.let("valid", k.bits(wrapped, "uint64") < k.bits(extent, "uint64"))
+        valid = hold(k, "valid", k.bits(wrapped, "uint64") < k.bits(extent, "uint64"))
         self.faults.add(valid)
-        return k.let("picked", k.select(valid, wrapped, zero) * stride)
+        return hold(k, "picked", k.select(valid, wrapped, zero) * stride)
 
     def _row_offset(self, step: Step) -> Expr:
         """The offset of a gather as far as it is known outside the innermost loop."""
@@ -282,7 +282,7 @@ def store(
 ) -> None:
     """Write `value` to `lanes` elements of the output from `column` of the innermost loop on."""
     dtype = nest.output.dtype
-    encoded = k.let("encoded", encode(k, value, dtype))
+    encoded = hold(k, "encoded", encode(k, value, dtype))
     offset = place.offsets[-1]
     if nest.output.inner == "unit":
         arguments.output.store(offset + column, encoded, lanes)

@@ -16,6 +16,7 @@ from isthmus.ir.types import DType
 from isthmus.kernels import loops_math
 from isthmus.kernels import math as kmath
 from isthmus.kernels.builder import Builder, Expr, dtype_of, element_type, lanes_of
+from isthmus.kernels.loops_math import hold
 
 HALVES = (DType.F16, DType.BF16)
 
@@ -40,6 +41,8 @@ def apply(k: Builder, op: str, dtype: DType, args: Sequence[Expr], types: Sequen
     """The op's value, of type `dtype`, for arguments of equal lanes and of element types `types`."""
     if op == "cast":
         return convert(k, args[0], types[0], dtype)
+    if op == "bitcast":
+        return _reread(k, args[0], types[0], dtype)
     if op == "where":
         return k.select(args[0], args[1], args[2])
     return round_to(k, _table(types[0])[op](k, *args), dtype)
@@ -47,7 +50,7 @@ def apply(k: Builder, op: str, dtype: DType, args: Sequence[Expr], types: Sequen
 
 def check_op(op: str, dtype: DType) -> None:
     """Raises ModelError (not-on-target) when arguments of type `dtype` make no sense to `op`."""
-    if op not in ("cast", "where") and op not in _table(dtype):
+    if op not in ("cast", "where", "bitcast") and op not in _table(dtype):
         raise ModelError(Problem(Code.NOT_ON_TARGET, f"no kernel for {op} of {dtype}"))
 
 
@@ -65,11 +68,19 @@ def convert(k: Builder, value: Expr, source: DType, wanted: DType) -> Expr:
     return round_to(k, k.cast(value, value_type(wanted)), wanted)
 
 
+def _reread(k: Builder, value: Expr, source: DType, wanted: DType) -> Expr:
+    """The bits of an element in memory as another type's."""
+    if source is wanted:
+        return value
+    stored = hold(k, "stored", encode(k, value, source))
+    return decode(k, k.bits(stored, memory_type(wanted)), wanted)
+
+
 def round_to(k: Builder, value: Expr, dtype: DType) -> Expr:
     """A float32 rounded to a 16-bit type that is kept in float32; others unchanged."""
     if dtype not in HALVES:
         return value
-    return decode(k, encode(k, k.let("wide", value), dtype), dtype)
+    return decode(k, encode(k, hold(k, "wide", value), dtype), dtype)
 
 
 # Memory
@@ -110,7 +121,7 @@ def _bf16_to_float(k: Builder, stored: Expr) -> Expr:
 
 
 def _float_to_bf16(k: Builder, value: Expr) -> Expr:
-    bits = k.let("bits", k.bits(value, "uint32"))
+    bits = hold(k, "bits", k.bits(value, "uint32"))
     odd = tirx.bitwise_and(_shift_right(k, bits, 16), k.constant(1, bits))
     rounded = bits + odd + k.constant(0x7FFF, bits)
     quiet = tirx.bitwise_or(bits, k.constant(0x400000, bits))
@@ -119,29 +130,29 @@ def _float_to_bf16(k: Builder, value: Expr) -> Expr:
 
 def _f16_to_float(k: Builder, stored: Expr) -> Expr:
     """Move the exponent up by multiplying with 2^112, which also makes subnormals normal."""
-    bits = k.let("bits", k.cast(stored, "uint32"))
+    bits = hold(k, "bits", k.cast(stored, "uint32"))
     sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(0x8000, bits)), 16)
-    size = k.let("size", _shift_left(k, tirx.bitwise_and(bits, k.constant(0x7FFF, bits)), 13))
+    size = hold(k, "size", _shift_left(k, tirx.bitwise_and(bits, k.constant(0x7FFF, bits)), 13))
     scaled = k.bits(k.bits(size, "float32") * k.constant(2.0**112, k.bits(size, "float32")), "uint32")
     endless = tirx.bitwise_or(size, k.constant(0x7F800000, size))
     special = size >= k.constant(0x7C00 << 13, size)
-    return k.let("half", k.bits(tirx.bitwise_or(sign, k.select(special, endless, scaled)), "float32"))
+    return hold(k, "half", k.bits(tirx.bitwise_or(sign, k.select(special, endless, scaled)), "float32"))
 
 
 def _float_to_f16(k: Builder, value: Expr) -> Expr:
     """Round to nearest even; adding a power of two lets the float adder round the subnormals."""
-    bits = k.let("bits", k.bits(value, "uint32"))
+    bits = hold(k, "bits", k.bits(value, "uint32"))
     sign = _shift_right(k, tirx.bitwise_and(bits, k.constant(0x80000000, bits)), 16)
-    size = k.let("size", tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits)))
+    size = hold(k, "size", tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits)))
     odd = tirx.bitwise_and(_shift_right(k, size, 13), k.constant(1, size))
     # Signed: below 2^-14, where it is not used, this is negative.
     raised = k.bits(size + odd, "int32")
     normal = k.bits(_shift_right(k, raised + k.constant(0xFFF - (112 << 23), raised), 13), "uint32")
     half_unit = k.constant(0.5, value)  # its mantissa's last bit weighs 2^-24, as a subnormal's does
     small = k.bits(k.bits(size, "float32") + half_unit, "uint32") - k.bits(half_unit, "uint32")
-    finite = k.select(size < k.constant(113 << 23, size), small, normal)
+    finite = hold(k, "finite", k.select(size < k.constant(113 << 23, size), small, normal))
     # From 65520 on, halfway beyond the greatest number, to infinity.
-    large = k.select(size >= k.constant(0x477FF000, size), k.constant(0x7C00, size), finite)
+    large = hold(k, "large", k.select(size >= k.constant(0x477FF000, size), k.constant(0x7C00, size), finite))
     encoded = k.select(size > k.constant(0x7F800000, size), k.constant(0x7E00, size), large)
     return k.cast(tirx.bitwise_or(encoded, sign), "uint16")
 
@@ -162,7 +173,7 @@ def _through_double(function: Function) -> Function:
     """`function` of float64 for either float type."""
 
     def through(k: Builder, *args: Expr) -> Expr:
-        value = function(k, *(k.let("wide", k.cast(a, "float64")) for a in args))
+        value = function(k, *(hold(k, "wide", k.cast(a, "float64")) for a in args))
         return k.cast(value, element_type(dtype_of(args[0])))
 
     return through
@@ -277,15 +288,15 @@ def _integer_sign(k: Builder, x: Expr) -> Expr:
 
 def _safe_divisor(k: Builder, b: Expr) -> tuple[Expr, Expr, Expr]:
     """b with 0 and -1 replaced by 1, and whether it was 0, and -1: neither x / 0 nor least / -1 may trap."""
-    zero = k.let("is_zero", tirx.EQ(b, k.constant(0, b)))
+    zero = hold(k, "is_zero", tirx.EQ(b, k.constant(0, b)))
     minus = zero
     if _is_signed(b):
-        minus = k.let("is_minus", tirx.EQ(b, k.constant(-1, b)))
-    return k.let("safe", k.select(tirx.Or(zero, minus), k.constant(1, b), b)), zero, minus
+        minus = hold(k, "is_minus", tirx.EQ(b, k.constant(-1, b)))
+    return hold(k, "safe", k.select(tirx.Or(zero, minus), k.constant(1, b), b)), zero, minus
 
 
 def _integer_divide(k: Builder, a: Expr, b: Expr) -> Expr:
-    a = k.let("a", a)
+    a = hold(k, "a", a)
     safe, zero, minus = _safe_divisor(k, b)
     quotient = tirx.Div(a, safe)
     if _is_signed(a):
@@ -295,7 +306,7 @@ def _integer_divide(k: Builder, a: Expr, b: Expr) -> Expr:
 
 def _integer_modulo(k: Builder, a: Expr, b: Expr) -> Expr:
     safe, _, _ = _safe_divisor(k, b)
-    rest = k.let("rest", tirx.Mod(a, safe))
+    rest = hold(k, "rest", tirx.Mod(a, safe))
     if not _is_signed(a):
         return rest
     zero = k.constant(0, rest)
@@ -306,7 +317,7 @@ def _integer_modulo(k: Builder, a: Expr, b: Expr) -> Expr:
 def _integer_power(k: Builder, a: Expr, b: Expr) -> Expr:
     """By squaring, wrapping; a negative exponent gives 1 / a^-b truncated, and 0 for a = 0."""
     kind, lanes, bits = element_type(dtype_of(a)), lanes_of(a), int(a.ty.dtype.bits)
-    a, b = k.let("a", a), k.let("b", b)
+    a, b = hold(k, "a", a), hold(k, "b", b)
     one = k.constant(1, a)
     result = k.register("power", lanes, one, kind)
     square = k.register("square", lanes, a, kind)
@@ -317,12 +328,25 @@ def _integer_power(k: Builder, a: Expr, b: Expr) -> Expr:
         square.set(wrapping_mul(k, square.value, square.value))
         exponent.set(tirx.shift_right(exponent.value, one))
     if not _is_signed(a):
-        return k.let("power", result.value)
+        return hold(k, "power", result.value)
     # The sign bit stays in an arithmetic shift: for b < 0 the loop's value is not used.
     odd = tirx.Not(tirx.EQ(tirx.bitwise_and(b, one), k.constant(0, a)))
     minus = k.select(tirx.EQ(a, k.constant(-1, a)), k.select(odd, k.constant(-1, a), one), k.constant(0, a))
     inverse = k.select(tirx.EQ(a, one), one, minus)
-    return k.let("power", k.select(b < k.constant(0, b), inverse, result.value))
+    return hold(k, "power", k.select(b < k.constant(0, b), inverse, result.value))
+
+
+def _shift(node: Function) -> Function:
+    """Shifting by more bits than there are is undefined to LLVM."""
+
+    def function(k: Builder, a: Expr, b: Expr) -> Expr:
+        bits = int(a.ty.dtype.bits)
+        b = hold(k, "by", b)
+        inside = tirx.And(b >= k.constant(0, b), b < k.constant(bits, b)) if _is_signed(b) else b < k.constant(bits, b)
+        inside = hold(k, "inside", inside)
+        return k.select(inside, node(a, k.select(inside, b, k.constant(0, b))), k.constant(0, a))
+
+    return function
 
 
 INTEGER: Mapping[str, Function] = {
@@ -337,6 +361,11 @@ INTEGER: Mapping[str, Function] = {
     "div": _integer_divide,
     "mod": _integer_modulo,
     "pow": _integer_power,
+    "bit_and": lambda k, a, b: tirx.bitwise_and(a, b),
+    "bit_or": lambda k, a, b: tirx.bitwise_or(a, b),
+    "bit_xor": lambda k, a, b: tirx.bitwise_xor(a, b),
+    "shift_left": _shift(lambda k, a, b: tirx.shift_left(a, b)),
+    "shift_right": _shift(lambda k, a, b: tirx.shift_right(a, b)),
     "min": lambda k, a, b: tirx.Min(a, b),
     "max": lambda k, a, b: tirx.Max(a, b),
 }
