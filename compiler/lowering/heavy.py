@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from isthmus.ir.dims import Dim, Shape, product
 from isthmus.ir.graph import Value
 from isthmus.ir.types import DType, Panels
 from isthmus.kernels import attention as attention_kernels
-from isthmus.kernels import gemm, layer_norm, loops, pack, rms_norm, softmax
+from isthmus.kernels import gemm, layer_norm, loops, loops_scan, pack, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.lowering.expressions import NestBuilder
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
@@ -273,6 +274,44 @@ def _reduce(state: Lowering, value: Value) -> None:
     state.views[value] = place
 
 
+def _lines(state: Lowering, value: Value) -> tuple[View, Dim, Dim, Dim]:
+    """The argument of an op along one axis, in row order: (its view, lines before, length, lines after)."""
+    (source,) = value.args
+    axis = value.attr("axis")
+    shape = source.shape
+    return state.contiguous(source), product(shape[:axis]), shape[axis], product(shape[axis + 1 :])
+
+
+def _cumsum(state: Lowering, value: Value) -> None:
+    source, outer, count, inner = _lines(state, value)
+    place = state.allocate(value)
+    kernel = loops_scan.cumsum(
+        value.dtype, state.target, exclusive=value.attr("exclusive"), reverse=value.attr("reverse")
+    )
+    strides = (count * inner, inner, 1)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset),
+        Pointer(place.buffer, place.offset),
+        *(Number(d) for d in (count, inner, *strides, *strides)),
+    ]
+    state.call(kernel, args, place.buffer, value, outer * inner)
+    state.views[value] = place
+
+
+def _arg_extreme(state: Lowering, value: Value) -> None:
+    source, outer, count, inner = _lines(state, value)
+    place = state.allocate(value)
+    kind: Literal["argmax", "argmin"] = "argmax" if value.op.name == "argmax" else "argmin"
+    kernel = loops_scan.arg_extreme(kind, source.buffer.dtype, state.target, last=value.attr("last"))
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset),
+        Pointer(place.buffer, place.offset),
+        *(Number(d) for d in (count, inner, count * inner, inner, 1, inner, 1)),
+    ]
+    state.call(kernel, args, place.buffer, value, outer * inner)
+    state.views[value] = place
+
+
 HANDLERS: Mapping[str, Handler] = {
     "linear": _linear,
     "layer_norm": _layer_norm,
@@ -282,5 +321,8 @@ HANDLERS: Mapping[str, Handler] = {
     "matmul": _matmul,
     "concat": _concat,
     "pad": _pad,
+    "cumsum": _cumsum,
+    "argmax": _arg_extreme,
+    "argmin": _arg_extreme,
     **dict.fromkeys(FOLDS, _reduce),
 }
