@@ -127,6 +127,47 @@ logical_or = _binary("or", np.logical_or, rules.logical, commutes=True)
 logical_xor = _binary("xor", np.logical_xor, rules.logical, commutes=True)
 
 
+def _shift(shift: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    def reference(a: Array, b: Array) -> Array:
+        inside = (b >= 0) & (b < a.dtype.itemsize * 8)
+        return np.where(inside, shift(a, np.where(inside, b, np.zeros_like(b))), np.zeros_like(a))
+
+    return reference
+
+
+def _binary_bits(name: str, reference: Callable[..., Array], commutes: bool = False, doc: str = "") -> Op:
+    return _binary(name, reference, rules.integral, commutes, doc)
+
+
+bit_and = _binary_bits("bit_and", np.bitwise_and, True)
+bit_or = _binary_bits("bit_or", np.bitwise_or, True)
+bit_xor = _binary_bits("bit_xor", np.bitwise_xor, True)
+_FAR = "Shifting by less than 0, or by as many bits as there are, gives 0."
+shift_left = _binary_bits("shift_left", _shift(np.left_shift), doc=_FAR)
+shift_right = _binary_bits("shift_right", _shift(np.right_shift), doc=f"The sign stays. {_FAR}")
+
+
+def _bitcast_infer(x: TensorType, *, dtype: DType) -> TensorType:
+    if x.dtype.bits != dtype.bits or DType.BOOL in (x.dtype, dtype):
+        raise TypeMismatch(f"the bits of {x} are no {dtype}")
+    return x.with_dtype(dtype)
+
+
+def _bitcast_reference(x: Array, *, dtype: DType) -> Array:
+    return np.ascontiguousarray(x).reshape(x.shape).view(dtype.numpy)
+
+
+bitcast = Op(
+    "bitcast",
+    _bitcast_infer,
+    _bitcast_reference,
+    (1, 1),
+    {"dtype": Kind.DTYPE},
+    traits=POINTWISE,
+    doc="The same bits read as another type of the same width.",
+)
+
+
 def _cast_infer(x: TensorType, *, dtype: DType) -> TensorType:
     return x.with_dtype(dtype)
 
@@ -152,4 +193,5 @@ ALL = (
     neg, absolute, sign, exp, log, sqrt, reciprocal, sin, cos, floor, ceil, round_even, erf, tanh, sigmoid,
     relu, gelu, gelu_tanh, silu, is_nan, is_inf, logical_not, add, sub, mul, div, pow_, minimum, maximum, mod,
     equal, less, less_equal, greater, greater_equal, logical_and, logical_or, logical_xor, cast, where,
+    bit_and, bit_or, bit_xor, shift_left, shift_right, bitcast,
 )  # fmt: skip

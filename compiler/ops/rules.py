@@ -52,6 +52,13 @@ def floating(*types: TensorType, **_: object) -> TensorType:
     return pointwise(*types)
 
 
+def integral(*types: TensorType, **_: object) -> TensorType:
+    """Pointwise on integers."""
+    if not all(t.dtype.is_integer for t in types):
+        raise TypeMismatch(f"expected integers, got {', '.join(map(str, types))}")
+    return pointwise(*types)
+
+
 def comparison(*types: TensorType, **_: object) -> TensorType:
     """Pointwise with a boolean result."""
     return pointwise(*types).with_dtype(DType.BOOL)

@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx
 
 from isthmus.errors import Code, ModelError, Problem
+from isthmus.frontends.onnx.bodies import body, has_body
 from isthmus.frontends.onnx.builder import Builder, Tensor
 from isthmus.frontends.onnx.facts import Facts, Restart
 from isthmus.frontends.onnx.load import load
@@ -250,7 +251,8 @@ class _Import:
         opset = scope.opsets.get(domain, 1)
         function = self.source.functions.get((proto.domain, proto.op_type))
         importer = OPERATORS.get(f"{domain}::{proto.op_type}" if domain else proto.op_type)
-        if importer is None and function is None:
+        is_defined = function is not None or importer is not None or has_body(proto.op_type, domain, opset)
+        if not is_defined:
             shown = f"{proto.op_type} (domain {domain or 'ai.onnx'}, opset {opset})"
             self.missing.setdefault(shown, []).append(where)
             return
@@ -258,6 +260,8 @@ class _Import:
         if any(tensor is FAILED for tensor in inputs):
             return
         self.b.loc = where
+        if function is None and importer is None:
+            function = body(proto, opset, _attributes(proto, scope), inputs)
         node = Node(
             self.b,
             proto.op_type,
@@ -281,7 +285,8 @@ class _Import:
         try:
             if function is not None:
                 return self.function(function, node, scope)
-            assert importer is not None
+            if importer is None:
+                raise node.error(Code.UNSUPPORTED_OPERATOR, f"{node.operator} of these inputs has no body")
             results = importer(node)
             node.check_all_read()
             return results
@@ -319,7 +324,7 @@ class _Import:
         inner = _Scope(values, outer.opsets, outer, f"{where}/", outer.attributes, outer.sees_weights)
         return self._inner(graph, [o.name for o in graph.output], inner)
 
-    def function(self, function: onnx.FunctionProto, node: Node, outer: _Scope) -> list[Tensor]:
+    def function(self, function: onnx.FunctionProto, node: Node, outer: _Scope) -> list[Tensor | None]:
         """Import the body of a model-local function in place of the node that calls it."""
         self.depth += 1
         if self.depth > 64:
@@ -332,10 +337,13 @@ class _Import:
         values.update(zip(function.input, node.inputs, strict=False))
         given = {a.name: a for a in function.attribute_proto} | dict(node.attributes)
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
-        scope = _Scope(values, opsets or outer.opsets, None, f"{node.where}/", given, sees_weights=False)
-        results = self._inner(function, list(function.output), scope)
+        scope = _Scope(
+            values, {**outer.opsets, **opsets}, None, f"{node.where}/", given, sees_weights=False
+        )
+        used = [output for output, name in zip(function.output, node.outputs, strict=False) if name]
+        made = dict(zip(used, self._inner(function, used, scope), strict=True))
         self.depth -= 1
-        return results
+        return [made.get(output) for output in function.output]
 
     def _inner(
         self, graph: onnx.GraphProto | onnx.FunctionProto, outputs: list[str], scope: _Scope

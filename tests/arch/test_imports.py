@@ -16,7 +16,7 @@ SOURCES = sorted(
 # Heavy packages -> the folders (or files) that may import them.
 ROOMS = {
     "tvm": ("compiler/kernels", "compiler/codegen"),
-    "onnx": ("frontends/onnx",),
+    "onnx": ("frontends/onnx", "compiler/onnx_backend.py"),
     "onnxruntime": ("compiler/tools",),
     "click": ("compiler/cli",),
     "rich": ("compiler/cli",),

@@ -12,6 +12,8 @@ from isthmus.frontends.onnx.node import Importer
 from isthmus.frontends.onnx.operators import (
     activation,
     attention,
+    bits,
+    choose,
     control,
     conv,
     einsum,
@@ -24,15 +26,20 @@ from isthmus.frontends.onnx.operators import (
     microsoft_moe,
     microsoft_norm,
     microsoft_position,
+    microsoft_quantized,
     movement,
     nn,
     pointwise,
     pool,
+    quantize,
+    quantized_products,
     reduce,
     resize,
+    scatter,
     shape,
     spatial_norm,
     spectral,
+    trigonometry,
 )
 
 
@@ -48,6 +55,8 @@ def _merged(groups: Iterable[Mapping[str, Importer]]) -> Mapping[str, Importer]:
 _GROUPS = (
     activation,
     attention,
+    bits,
+    choose,
     control,
     conv,
     einsum,
@@ -60,15 +69,20 @@ _GROUPS = (
     microsoft_moe,
     microsoft_norm,
     microsoft_position,
+    microsoft_quantized,
     movement,
     nn,
     pointwise,
     pool,
+    quantize,
+    quantized_products,
     reduce,
     resize,
+    scatter,
     shape,
     spatial_norm,
     spectral,
+    trigonometry,
 )
 
 OPERATORS: Mapping[str, Importer] = _merged(group.OPERATORS for group in _GROUPS)

@@ -1,0 +1,120 @@
+"""Choosing elements by their order, by a condition, or by a class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from isthmus.errors import Code
+from isthmus.frontends.onnx.builder import Tensor
+from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.frontends.onnx.operators.scatter import counted
+from isthmus.ir.dims import Dim, product
+from isthmus.ir.types import DType
+from isthmus.ops import movement, pointwise, reduce
+
+
+def top_k(node: Node) -> list[Tensor]:
+    """The k first elements in order along an axis, and where they were.
+
+    An element's rank is how many come before it: n * n comparisons along the axis, in one loop nest.
+    """
+    x, b = node[0], node.b
+    node.ignore("sorted")  # in order is one of the orders allowed
+    axis = node.axis("axis", -1, x.rank)
+    if node.opset < 10:
+        count: Dim = node.integer("k", 1)
+    else:
+        count = node.dims(1, "how many are taken")[0]
+    largest = node.integer("largest", 1)
+    size = x.shape[axis]
+    one = b.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
+    other = b.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+    before = b.op(pointwise.greater if largest else pointwise.less, other, one)
+    lines = [b.iota(tuple(size if i == at else 1 for i in range(one.rank)), at) for at in (axis, axis + 1)]
+    earlier = b.op(pointwise.less, lines[1], lines[0])
+    tied = b.op(pointwise.logical_and, b.op(pointwise.equal, other, one), earlier)
+    ahead = b.cast(b.op(pointwise.logical_or, before, tied), DType.I64)
+    rank = b.reshape(b.op(reduce.reduce_sum, ahead, axes=(axis + 1,)), x.shape)
+    # Who has rank r? Nobody shares one.
+    wide = b.reshape(rank, one.shape)
+    wanted = b.iota(tuple(count if i == axis + 1 else 1 for i in range(one.rank)), axis + 1)
+    is_it = b.op(pointwise.equal, wide, wanted)
+    place = b.op(pointwise.where, is_it, lines[0], node.like(0, DType.I64))
+    found = b.op(reduce.reduce_sum, place, axes=(axis,))
+    indices = b.reshape(found, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
+    return [b.op(movement.gather_elements, x, indices, axis=axis), indices]
+
+
+def one_hot(node: Node) -> Tensor:
+    b = node.b
+    depth = node.dims(1, "its depth")[0]
+    values = node[2]
+    off, on = (b.reshape(b.cut(values, 0, i, 1), ()) for i in (0, 1))
+    axis = node.axis("axis", -1, node[0].rank + 1)
+    # Not a number of a class: nothing is hot.
+    indices = counted(node, node[0], depth)
+    wide = b.reshape(indices, (*indices.shape[:axis], 1, *indices.shape[axis:]))
+    line = b.iota(tuple(depth if i == axis else 1 for i in range(wide.rank)), axis)
+    return b.op(pointwise.where, b.op(pointwise.equal, wide, line), on, off)
+
+
+def compress(node: Node) -> Tensor:
+    """Elements along an axis, or of all, where a condition holds that does not depend on data."""
+    x, b = node[0], node.b
+    chosen = np.flatnonzero(node.contents(1, "which elements are taken").reshape(-1).astype(bool))
+    if not node.has("axis"):
+        x, axis = b.reshape(x, (product(x.shape),)), 0
+    else:
+        axis = node.axis("axis", 0, x.rank)
+    return b.op(movement.gather, x, b.array(chosen.astype(np.int64)), axis=axis)
+
+
+def non_zero(node: Node) -> Tensor:
+    known = node.contents(0, "how many elements are not zero")
+    if known.dtype == object:
+        raise node.data_dependent(0, "how many elements are not zero")
+    return node.b.array(np.stack(np.nonzero(known)).astype(np.int64))
+
+
+def reverse_sequence(node: Node) -> Tensor:
+    """The first elements of each batch item backwards, as many as its length says."""
+    x, b = node[0], node.b
+    time, batch = node.integer("time_axis", 0), node.integer("batch_axis", 1)
+    if {time, batch} != {0, 1} or x.rank < 2:
+        raise node.error(Code.INVALID_GRAPH, f"{node.operator}: time_axis {time}, batch_axis {batch}")
+    lengths = b.reshape(
+        b.cast(node[1], DType.I64), tuple(x.shape[i] if i == batch else 1 for i in range(x.rank))
+    )
+    place = b.iota(tuple(x.shape[i] if i == time else 1 for i in range(x.rank)), time)
+    last = b.op(pointwise.sub, lengths, node.like(1, lengths))
+    turned = b.op(pointwise.sub, last, place)
+    source = b.op(pointwise.where, b.op(pointwise.less, place, lengths), turned, place)
+    return b.op(movement.gather_elements, x, b.broadcast(source, x.shape), axis=time)
+
+
+def cumprod(node: Node) -> Tensor:
+    """y[i] = the product of all x up to i: n * n factors along the axis, in one loop nest."""
+    x, b = node[0], node.b
+    axis = node.normal(node.ints(1, "its axis")[0], x.rank)
+    exclusive, reverse = node.integer("exclusive", 0), node.integer("reverse", 0)
+    size = x.shape[axis]
+    target, source = (
+        b.iota(tuple(size if i == at else 1 for i in range(x.rank + 1)), at) for at in (axis, axis + 1)
+    )
+    first, second = (target, source) if reverse else (source, target)
+    counts = b.op(pointwise.less if exclusive else pointwise.less_equal, first, second)
+    wide = b.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+    factors = b.op(pointwise.where, counts, wide, node.like(1, x))
+    return b.reshape(b.op(reduce.reduce_prod, factors, axes=(axis + 1,)), x.shape)
+
+
+OPERATORS: Mapping[str, Importer] = {
+    "Compress": compress,
+    "CumProd": cumprod,
+    "NonZero": non_zero,
+    "OneHot": one_hot,
+    "ReverseSequence": reverse_sequence,
+    "TopK": top_k,
+}
