@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from isthmus.codegen import c_text
 from isthmus.codegen.c_stages import StageWriter
 from isthmus.codegen.weights_file import WeightsLayout
-from isthmus.ir.dims import Dim, Expr
+from isthmus.ir.dims import Dim, Expr, as_multiple
 from isthmus.ir.graph import NamedDim
 from isthmus.ir.types import DType
 from isthmus.lowering.plan import Plan, Port, RowStage
@@ -157,7 +157,7 @@ class EntryWriter:
         plan = self.plan
         sites = "".join(f"  {c_text.string(s)},\n" for s in plan.sites)
         site_table = f"static const char *const sites[] = {{\n{sites}}};\n\n" if sites else ""
-        derived = any(_symbol(d, plan.dims) == -2 for p in plan.inputs for d in p.value.shape)
+        derived = any(_bound(d, plan)[0] == -2 for p in plan.inputs for d in p.value.shape)
         ports = self._ports("inputs", plan.inputs) + self._ports("outputs", plan.outputs)
         shape = "input_shape" if derived else "0"
         unused = "" if derived else "  (void)input_shape;\n"
@@ -184,8 +184,9 @@ class EntryWriter:
         for port in ports:
             dims = port.value.shape
             text = ", ".join(map(str, dims))
-            symbols = ", ".join(str(_symbol(d, self.plan.dims)) for d in dims) or "0"
-            fixed = ", ".join(str(d) if isinstance(d, int) else "0" for d in dims) or "0"
+            bound = [_bound(d, self.plan) for d in dims]
+            symbols = ", ".join(str(symbol) for symbol, _ in bound) or "0"
+            fixed = ", ".join(str(size) for _, size in bound) or "0"
             dtype = C_DTYPES[port.value.dtype]
             lines.append(
                 f"  {{{c_text.string(port.name)}, {dtype}, {len(dims)}, {c_text.string(text)}, "
@@ -197,9 +198,16 @@ class EntryWriter:
 C_DTYPES: Mapping[DType, str] = {dtype: f"ISTHMUS_{dtype.name}" for dtype in DType}
 
 
-def _symbol(dim: Dim, dims: Sequence[NamedDim]) -> int:
-    """The number of a named dim, -1 for a fixed size, -2 for an expression."""
+def _bound(dim: Dim, plan: Plan) -> tuple[int, int]:
+    """How a size is found: the number of its named dim and the factor before it; or -1 and the size itself;
+    or -2 for an expression of dims that other sizes give."""
     if not isinstance(dim, Expr):
-        return -1
-    names = [d.name for d in dims]
-    return names.index(str(dim)) if str(dim) in names else -2
+        return -1, dim
+    found = as_multiple(dim)
+    if found is None or (found[1] > 1 and _stands_alone(found[0], plan)):
+        return -2, 0
+    return [d.name for d in plan.dims].index(found[0]), found[1]
+
+
+def _stands_alone(name: str, plan: Plan) -> bool:
+    return any(str(d) == name for port in plan.inputs for d in port.value.shape)

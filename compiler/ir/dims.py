@@ -302,6 +302,14 @@ def evaluate_dim(dim: Dim, known: Mapping[str, int]) -> int:
     return value
 
 
+def as_multiple(dim: Dim) -> tuple[str, int] | None:
+    """The name and the factor of a dim such as `seq` or `4*seq`: a size gives the name its value."""
+    match dim:
+        case Expr(terms=(((Symbol(name),), int(factor)),)) if factor > 0:
+            return name, factor
+    return None
+
+
 def names(dim: Dim) -> frozenset[str]:
     """The named dimensions `dim` depends on."""
     if isinstance(dim, int):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from isthmus.errors import Code, InputError, Problem, nearest
-from isthmus.ir.dims import Dim, Expr, evaluate_dim, names
+from isthmus.ir.dims import Dim, Expr, as_multiple, evaluate_dim, names
 from isthmus.ir.graph import Attr, Graph, Value, weight_of
 from isthmus.ir.types import Array
 
@@ -31,14 +31,21 @@ def bind_dims(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, int]:
         axes = enumerate(zip(type_.shape, got.shape, strict=True))
         fitting += [(name, axis, dim, size) for axis, (dim, size) in axes]
     # Names first: an expression over them may stand in an earlier input than they do.
-    for _, _, dim, size in fitting:
-        if isinstance(dim, Expr) and (symbol := dim.name) is not None:
-            sizes.setdefault(symbol, size)
+    factors = {dim: as_multiple(dim) for _, _, dim, _ in fitting}
+    for plain in (True, False):
+        for _, _, dim, size in fitting:
+            found = factors[dim]
+            if found is not None and (found[1] == 1) is plain and size % found[1] == 0:
+                sizes.setdefault(found[0], size // found[1])
     for name, axis, dim, size in fitting:
         if names(dim) <= sizes.keys():
-            expected = evaluate_dim(dim, sizes)
-            if expected != size:
-                problems.append(f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}")
+            expected = f"{evaluate_dim(dim, sizes)}"
+        elif (found := factors[dim]) is not None:
+            expected = f"a multiple of {found[1]}"
+        else:
+            continue
+        if expected != str(size):
+            problems.append(f"input {name!r}: dim {axis} ({dim}) is {size}, expected {expected}")
     if problems:
         raise InputError([Problem(Code.BAD_INPUT, text) for text in problems])
     return sizes

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.dims import Bounds, Dim, DimTooLarge, Expr, interval, names
+from isthmus.ir.dims import Bounds, Dim, DimTooLarge, Expr, as_multiple, interval, names
 from isthmus.ir.graph import (
     HOLE,
     INPUT,
@@ -114,7 +114,7 @@ def _verify_graph(graph: Graph, bounds: Bounds) -> list[Diagnostic]:
     found = [Diagnostic(graph, text) for text in _signature_problems(graph)]
     inputs = frozenset(graph.inputs)
     sizes = [d for v in inputs if v.type is not None for d in v.type.shape]
-    bound = {d.name for d in sizes if isinstance(d, Expr)}
+    bound = {multiple[0] for d in sizes if (multiple := as_multiple(d)) is not None}
     told: set[str] = set()
     for value in (*graph.inputs, *graph.nodes()):
         problems = list(_value_problems(value, value in inputs))
@@ -224,7 +224,7 @@ def _weight_problems(value: Value, type_: TensorType) -> Iterator[str]:
             yield f"the encoding {weight.type.encoding} does not fit the shape of {plain}"
 
 
-def _size_problems(dim: Dim, bounds: Bounds, bound: set[str | None]) -> Iterator[str]:
+def _size_problems(dim: Dim, bounds: Bounds, bound: set[str]) -> Iterator[str]:
     for name in sorted(names(dim)):
         if name not in bounds:
             yield f"the program does not declare the dim {name!r}"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from isthmus.bundle.manifest import Port
-from isthmus.ir.dims import evaluate_dim, names
+from isthmus.ir.dims import as_multiple, evaluate_dim, names
 from isthmus.ir.read import parse_dim
 
 Array = npt.NDArray[np.generic]
@@ -21,12 +21,12 @@ def dim_names(ports: Sequence[Port]) -> tuple[str, ...]:
 
 
 def sizes_of(ports: Sequence[Port], arrays: Mapping[str, Array]) -> dict[str, int]:
-    """The size that `arrays` give to each dim that stands alone in a port's shape."""
+    """The size that `arrays` give to each dim that stands alone, or as a multiple, in a port's shape."""
     return {
-        dim: size
+        found[0]: size // found[1]
         for port in ports
         for dim, size in zip(port.dims, arrays[port.name].shape, strict=True)
-        if isinstance(dim, str) and dim.isidentifier()
+        if (found := as_multiple(parse_dim(str(dim)))) is not None
     }
 
 

@@ -55,6 +55,17 @@ class Facts:
             return facts.with_bound(other, low, high) or facts
         return facts
 
+    def with_multiple(self, name: str, factor: int) -> Facts | None:
+        """`name` as `factor` times a new name; None when its bounds hold no multiple."""
+        low, high = self.bounds[name]
+        least, most = -(-low // factor), None if high is None else high // factor
+        part = f"{name}_div_{factor}"
+        if (most is not None and most < least) or part in self.bounds or part in self.equal:
+            return None
+        known = {name: symbol(part) * factor}
+        bounds = {part if n == name else n: (least, most) if n == name else b for n, b in self.bounds.items()}
+        return Facts(bounds, {**{n: substitute(d, known) for n, d in self.equal.items()}, **known})
+
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
@@ -76,7 +87,26 @@ def conclude(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
             continue
         if (unified := facts.with_equal(name, dim)) is not None:
             return Conclusion(unified, f"dim {name!r} is taken to be {str(dim)!r}")
-    return _by_trial(a, b, facts) or _by_quotients(a, b, facts)
+    return _by_trial(a, b, facts) or _by_quotients(a, b, facts) or _by_division(a, b, facts)
+
+
+def _by_division(a: Dim, b: Dim, facts: Facts) -> Conclusion | None:
+    """A name that must be a multiple of what it is divided by."""
+    for name, factor in sorted(set(_divided(a)) | set(_divided(b))):
+        narrowed = facts.with_multiple(name, factor) if name in facts.bounds else None
+        if narrowed is not None and narrowed.resolve(a - b) == 0:
+            return Conclusion(narrowed, f"dim {name!r} is taken to be {str(narrowed.equal[name])!r}")
+    return None
+
+
+def _divided(dim: Dim) -> Iterator[tuple[str, int]]:
+    """Names and the numbers they are divided by."""
+    for atom in {atom for monomial, _ in dim.terms for atom in monomial} if isinstance(dim, Expr) else ():
+        if isinstance(atom, Call):
+            if atom.kind == "//" and isinstance(atom.right, int) and (name := _symbol_of(atom.left)):
+                yield name, atom.right
+            yield from _divided(atom.left)
+            yield from _divided(atom.right)
 
 
 def _implied_bounds(one: Dim, other: Dim) -> Iterator[Bound]:

@@ -47,6 +47,11 @@ def test_bounds(a: str, b: str, name: str, bounds: tuple[int, int | None]) -> No
         ("n", "65", None, None),
         ("seq", "0", None, None),
         ("batch*seq", "12", None, None),
+        # what is cut into whole blocks is a multiple of their length
+        ("batch*seq", "4*batch*(seq//4)", "seq", "4*seq_div_4"),
+        ("n", "16*(n//16)", "n", "16*n_div_16"),
+        ("seq", "4*(seq//3)", None, None),
+        ("n", "65*(n//65)", None, None),
     ],
 )
 def test_equalities(a: str, b: str, name: str | None, value: str | None) -> None:
@@ -60,6 +65,13 @@ def test_equalities(a: str, b: str, name: str | None, value: str | None) -> None
     assert name not in found.facts.bounds
     both = [substitute(parse_dim(d), found.facts.equal) for d in (a, b)]
     assert both[0] == both[1]
+
+
+def test_bounds_of_a_multiple() -> None:
+    found = conclude(parse_dim("n"), parse_dim("16*(n//16)"), FACTS)
+    assert found is not None
+    assert found.facts.bounds["n_div_16"] == (1, 4)
+    assert list(found.facts.bounds) == ["batch", "seq", "past", "total", "n_div_16"]
 
 
 def test_bounds_move_to_the_name_that_stays() -> None:

@@ -246,7 +246,7 @@ BAD = [
     ("dim n = 4..2 graph g(%x: f32[n]) { return y=%x }", "the bounds of 'n' hold no size"),
     ("dim n = one", "expected the lower bound, found 'one'"),
     ("graph g(%x: f32[n//0]) {", "a dimension is divided by zero"),
-    ("graph g(%x: f32[2*n]) { return y=%x }", "no axis of an input has the size 'n'"),
+    ("graph g(%x: f32[2*n+1]) { return y=%x }", "no axis of an input has the size 'n'"),
     (f"{HEAD} %0 = relu(%x) : f32[m,8] return y=%0 }}", "does not declare the dim 'm'"),
     (f"{HEAD} %0 = hole() : f32[n,8]", "no op is called 'hole'"),
     (f'{HEAD} %0 = relu(%x) : f32[n,8] at "\\q"', "a quoted text has an unknown escape"),

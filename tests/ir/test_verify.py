@@ -73,7 +73,7 @@ BROKEN = [
         "the program does not declare the dim 'm'",
     ),
     (
-        program_of(relu(graph_input("x", TensorType(F32, (2 * n,)))), inputs=()),
+        program_of(relu(graph_input("x", TensorType(F32, (2 * n + 1,)))), inputs=()),
         "no axis of an input has the size 'n'",
     ),
     (program_of(Value(relu, (X,), (), TensorType(F32, (n, 5)))), "declared f32[n,5], inferred f32[n,4]"),

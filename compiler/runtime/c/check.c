@@ -77,24 +77,33 @@ static const char *who_bound(const isthmus_entry *entry, int32_t symbol) {
   return "?";
 }
 
-static void bind_named(const isthmus_entry *entry, const isthmus_port *port, int32_t axis, int64_t size,
+static void bind_named(const isthmus_entry *entry, const isthmus_port *port, int32_t axis, int64_t whole,
                        int64_t *dims, isthmus_report *report) {
   const int32_t symbol = port->dim_symbol[axis];
   const isthmus_dim_bounds *dim = &isthmus_generated.dims[symbol];
+  const int64_t factor = port->dim_fixed[axis] > 1 ? port->dim_fixed[axis] : 1;
+  const int64_t size = whole / factor;
+  char text[TEXT];
+  dim_text(port, axis, text);
+  if (whole % factor) {
+    isthmus_report_add(report, "input '%s': dim %d (%s) is %" PRId64 ", expected a multiple of %" PRId64, port->name,
+                       (int)axis, text, whole, factor);
+    return;
+  }
   if (dims[symbol] >= 0) {
     if (dims[symbol] == size) return;
     isthmus_report_add(report, "input '%s': dim %d (%s) is %" PRId64 ", but '%s' says %s = %" PRId64, port->name,
-                       (int)axis, dim->name, size, who_bound(entry, symbol), dim->name, dims[symbol]);
+                       (int)axis, text, whole, who_bound(entry, symbol), dim->name, dims[symbol]);
     return;
   }
   dims[symbol] = size;
   if (size >= dim->low && size <= dim->high) return;
   if (dim->high == ISTHMUS_FREE)
     isthmus_report_add(report, "input '%s': dim %d (%s) is %" PRId64 ", expected at least %" PRId64, port->name,
-                       (int)axis, dim->name, size, dim->low);
+                       (int)axis, text, whole, factor * dim->low);
   else
     isthmus_report_add(report, "input '%s': dim %d (%s) is %" PRId64 ", expected %" PRId64 " to %" PRId64,
-                       port->name, (int)axis, dim->name, size, dim->low, dim->high);
+                       port->name, (int)axis, text, whole, factor * dim->low, factor * dim->high);
 }
 
 static void bind_input(const isthmus_entry *entry, const isthmus_port *port, const isthmus_tensor *input,

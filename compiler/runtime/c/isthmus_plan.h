@@ -11,7 +11,8 @@
 #define ISTHMUS_PLAN_ABI 1
 #define ISTHMUS_FREE INT64_MAX /* isthmus_dim.high of a dim without an upper bound */
 
-/* isthmus_port.dim_symbol[i]: >= 0 is an index into isthmus_program.dims, else one of these. */
+/* isthmus_port.dim_symbol[i]: >= 0 is an index into isthmus_program.dims: the size is that dim, or dim_fixed[i]
+ * times it when that is more than 1. Else it is one of these. */
 #define ISTHMUS_FIXED (-1)   /* the size is dim_fixed[i] */
 #define ISTHMUS_DERIVED (-2) /* an expression of named dims; compared with what input_shape says */
 
