@@ -109,6 +109,8 @@ def compile_program(program: Program, target: Target, output: Path, options: Opt
     library = toolchain.link(source, objects, target.toolchain, cache, options.c_flags)
     options.progress("self-test")
     cases = selftest_cases(program)
+    if not cases:
+        options.warn(Problem(Code.NO_SELF_TEST, "no sizes found that the model takes", program.name))
     options.progress("bundle")
     draft = _draft(program, plan, target, layout)
     contents: dict[str, writer.Content] = {

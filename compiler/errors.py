@@ -55,6 +55,7 @@ class Code(Enum):
     # W: warnings
     NAN_WEIGHTS = "W1001 nan-weights"
     NARROWED = "W1002 narrowed"
+    NO_SELF_TEST = "W1003 no-self-test"
 
     @property
     def number(self) -> str:

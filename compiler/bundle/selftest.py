@@ -120,7 +120,14 @@ def differences(case: Case, outputs: Mapping[str, Array]) -> list[str]:
     return found
 
 
+def bf16_to_f32(bits: Array) -> Array:
+    """The numbers that bfloat16 values stand for; NumPy knows the type only as uint16."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
 def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) -> list[str]:
+    if expected.dtype == np.float32 and got.dtype == np.uint16:
+        got = bf16_to_f32(got)  # expected outputs of that type are stored as f32
     if expected.shape != got.shape or expected.dtype != got.dtype:
         is_this, not_that = (f"{array.dtype}{list(array.shape)}" for array in (got, expected))
         return [f"output {name!r} is {is_this}, expected {not_that}"]
