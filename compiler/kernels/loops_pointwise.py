@@ -336,17 +336,19 @@ def _integer_power(k: Builder, a: Expr, b: Expr) -> Expr:
     return hold(k, "power", k.select(b < k.constant(0, b), inverse, result.value))
 
 
-def _shift(node: Function) -> Function:
-    """Shifting by more bits than there are is undefined to LLVM."""
-
-    def function(k: Builder, a: Expr, b: Expr) -> Expr:
-        bits = int(a.ty.dtype.bits)
-        b = hold(k, "by", b)
-        inside = tirx.And(b >= k.constant(0, b), b < k.constant(bits, b)) if _is_signed(b) else b < k.constant(bits, b)
-        inside = hold(k, "inside", inside)
-        return k.select(inside, node(a, k.select(inside, b, k.constant(0, b))), k.constant(0, a))
-
-    return function
+def _shift(k: Builder, node: Function, a: Expr, b: Expr) -> Expr:
+    """Shifting by as many bits as there are, or by less than 0, is undefined to LLVM."""
+    a, b = hold(k, "a", a), hold(k, "by", b)
+    last = k.constant(int(a.ty.dtype.bits) - 1, b)
+    outside = b > last
+    if _is_signed(b):
+        outside = tirx.Or(outside, b < k.constant(0, b))
+    outside = hold(k, "outside", outside)
+    shifted = node(a, k.select(outside, last, b))
+    # All bits but the sign are gone at the last place; it stays when shifting right.
+    if node is tirx.shift_right and _is_signed(a):
+        return shifted
+    return k.select(outside, k.constant(0, a), shifted)
 
 
 INTEGER: Mapping[str, Function] = {
@@ -364,8 +366,8 @@ INTEGER: Mapping[str, Function] = {
     "bit_and": lambda k, a, b: tirx.bitwise_and(a, b),
     "bit_or": lambda k, a, b: tirx.bitwise_or(a, b),
     "bit_xor": lambda k, a, b: tirx.bitwise_xor(a, b),
-    "shift_left": _shift(lambda k, a, b: tirx.shift_left(a, b)),
-    "shift_right": _shift(lambda k, a, b: tirx.shift_right(a, b)),
+    "shift_left": lambda k, a, b: _shift(k, tirx.shift_left, a, b),
+    "shift_right": lambda k, a, b: _shift(k, tirx.shift_right, a, b),
     "min": lambda k, a, b: tirx.Min(a, b),
     "max": lambda k, a, b: tirx.Max(a, b),
 }

@@ -127,12 +127,15 @@ logical_or = _binary("or", np.logical_or, rules.logical, commutes=True)
 logical_xor = _binary("xor", np.logical_xor, rules.logical, commutes=True)
 
 
-def _shift(shift: Callable[[Array, Array], Array]) -> Callable[..., Array]:
-    def reference(a: Array, b: Array) -> Array:
-        inside = (b >= 0) & (b < a.dtype.itemsize * 8)
-        return np.where(inside, shift(a, np.where(inside, b, np.zeros_like(b))), np.zeros_like(a))
+def _shift_left_reference(a: Array, b: Array) -> Array:
+    inside = (b >= 0) & (b < a.dtype.itemsize * 8)
+    return np.where(inside, np.left_shift(a, np.where(inside, b, np.zeros_like(b))), np.zeros_like(a))
 
-    return reference
+
+def _shift_right_reference(a: Array, b: Array) -> Array:
+    inside = (b >= 0) & (b < a.dtype.itemsize * 8)
+    far = np.where(a < 0, np.zeros_like(a) - 1, np.zeros_like(a))
+    return np.where(inside, np.right_shift(a, np.where(inside, b, np.zeros_like(b))), far)
 
 
 def _binary_bits(name: str, reference: Callable[..., Array], commutes: bool = False, doc: str = "") -> Op:
@@ -142,9 +145,14 @@ def _binary_bits(name: str, reference: Callable[..., Array], commutes: bool = Fa
 bit_and = _binary_bits("bit_and", np.bitwise_and, True)
 bit_or = _binary_bits("bit_or", np.bitwise_or, True)
 bit_xor = _binary_bits("bit_xor", np.bitwise_xor, True)
-_FAR = "Shifting by less than 0, or by as many bits as there are, gives 0."
-shift_left = _binary_bits("shift_left", _shift(np.left_shift), doc=_FAR)
-shift_right = _binary_bits("shift_right", _shift(np.right_shift), doc=f"The sign stays. {_FAR}")
+shift_left = _binary_bits(
+    "shift_left", _shift_left_reference, doc="By less than 0, or by as many bits as there are: 0."
+)
+shift_right = _binary_bits(
+    "shift_right",
+    _shift_right_reference,
+    doc="The sign bit is repeated. By less than 0, or by as many bits as there are: -1 or 0.",
+)
 
 
 def _bitcast_infer(x: TensorType, *, dtype: DType) -> TensorType:

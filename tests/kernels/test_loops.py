@@ -98,7 +98,7 @@ class Run:
                 assert reduced is not None
                 return reduced
             case Apply(op=op, args=args, dtype=dtype):
-                attrs = {"dtype": dtype} if op == "cast" else {}
+                attrs = {"dtype": dtype} if op in ("cast", "bitcast") else {}
                 values = [self._value(a, grid, reduced) for a in args]
                 return np.asarray(OPS[op].reference(*values, **attrs)).astype(dtype.numpy)
             case Load(operand=operand) | Gather(operand=operand):

@@ -19,7 +19,8 @@ from isthmus.kernels.loops_pointwise import check_op
 from isthmus.ops import OPS
 from isthmus.target import Target
 
-POINTWISE = sorted(name for name, op in OPS.items() if Trait.POINTWISE in op.traits and name != "cast")
+CASTS = ("cast", "bitcast")
+POINTWISE = sorted(name for name, op in OPS.items() if Trait.POINTWISE in op.traits and name not in CASTS)
 HALVES = (DType.F16, DType.BF16)
 # The rest is float32 arithmetic, tested as such.
 HALF_OPS = ("abs", "add", "div", "exp", "less", "max", "neg", "round", "where")
@@ -248,6 +249,22 @@ def test_cast(target: Target, tmp_path: Path) -> None:
             i = np.flatnonzero(~same)[0]
             problems.append(f"{source} {x[i]} to {wanted}: {got[i]}, expected {expected[i]}")
     assert not problems, "\n".join(problems)
+
+
+def test_bitcast(target: Target, tmp_path: Path) -> None:
+    pairs = [(a, b) for a in SOMEWHERE for b in SOMEWHERE if a.bits == b.bits and DType.BOOL not in (a, b)]
+    kernels = {(a, b): kernel(_nest("bitcast", [a], b), target) for a, b in pairs}
+    calls = load(list(kernels.values()), target, tmp_path)
+    for source, wanted in pairs:
+        x = np.tile(_values(source), 3)
+        x = x[~np.isnan(x)] if source.is_float else x
+        got = _call(calls[kernels[source, wanted].symbol], [x], wanted)
+        expected = x.view(wanted.numpy)
+        # A NaN may come back as another one from a type that is widened to be computed with.
+        same = got.view(f"u{wanted.bytes}") == expected.view(f"u{wanted.bytes}")
+        if wanted.is_float:
+            same |= np.isnan(got.astype(np.float64)) & np.isnan(expected.astype(np.float64))
+        assert same.all(), f"{source} to {wanted}"
 
 
 @pytest.mark.parametrize("dtype", [DType.I32, DType.I64])

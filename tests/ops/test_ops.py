@@ -94,6 +94,15 @@ EXAMPLES: dict[str, list[Example]] = {
         ("bool[3]", {"dtype": DType.F32}, "f32[3]"),
         ("f32[3]", {"dtype": DType.BOOL}, "bool[3]"),
     ],
+    **same(
+        ["bit_and", "bit_or", "bit_xor", "shift_left", "shift_right"],
+        [("i64[b,n] i64[n]", {}, "i64[b,n]"), ("u8[3] u8[]", {}, "u8[3]")],
+    ),
+    "bitcast": [
+        ("f32[b,n]", {"dtype": DType.I32}, "i32[b,n]"),
+        ("u16[3]", {"dtype": DType.BF16}, "bf16[3]"),
+        ("f64[]", {"dtype": DType.U64}, "u64[]"),
+    ],
     "where": [
         ("bool[b,1] f32[n] f32[]", {}, "f32[b,n]"),
         ("bool[] i64[2] i64[2]", {}, "i64[2]"),
@@ -187,6 +196,17 @@ EXAMPLES: dict[str, list[Example]] = {
         ("f32[4] f32[4,3] f32[3]", {"activation": "gelu"}, "f32[3]"),
         ("f32[b,n,4] f32[4,3] f32[3] f32[b,n,3]", {"activation": "relu"}, "f32[b,n,3]"),
         ("bf16[2,4] bf16[4,3] bf16[3]", {"activation": "tanh"}, "bf16[2,3]"),
+    ],
+    "quantize": [
+        ("f32[b,n,4] f32[] u8[]", {"dtype": DType.U8}, "u8[b,n,4]"),
+        ("f32[b,n,4] f32[n,1] i16[n,1]", {"dtype": DType.I16}, "i16[b,n,4]"),
+        ("f16[b,n] f16[n]", {"dtype": DType.I8, "bits": 4}, "i8[b,n]"),
+    ],
+    "dequantize": [
+        ("u8[b,n,4] f32[] u8[]", {}, "f32[b,n,4]"),
+        ("i8[b,n] f16[n]", {}, "f16[b,n]"),
+        ("u8[n,3] f32[n,1] f32[n,1]", {}, "f32[n,3]"),
+        ("i32[n] f32[] i32[]", {}, "f32[n]"),
     ],
     "softmax": [("f32[b,n]", {}, "f32[b,n]"), ("f16[4]", {}, "f16[4]"), ("f32[2,0]", {}, "f32[2,0]")],
     "layer_norm": [
@@ -345,6 +365,13 @@ REFUSED: list[tuple[str, str, dict[str, Attr], str]] = [
     ("linear", "f32[2,3] f32[3,4] f32[4]", {"activation": "swish"}, "no activation 'swish'; known: none"),
     ("linear", "f32[2,3] f32[3,4] f32[4] f32[4]", {}, "the residual must be"),
     ("linear", "i32[2,3] i32[3,4] i32[4]", {}, "takes floating-point"),
+    ("quantize", "f32[b] f32[n,b]", {"dtype": DType.U8, "bits": 0}, "scales"),
+    ("quantize", "f32[b] f32[] i8[]", {"dtype": DType.U8, "bits": 0}, "a zero point"),
+    ("quantize", "f32[b] f32[]", {"dtype": DType.I32, "bits": 0}, "quantize to 32 bits"),
+    ("quantize", "i32[b] f32[]", {"dtype": DType.U8, "bits": 0}, "floating-point"),
+    ("dequantize", "u8[b] i32[]", {}, "a scale is"),
+    ("dequantize", "i64[b] f32[]", {}, "small integers"),
+    ("dequantize", "u8[b] f32[] i8[]", {}, "a zero point"),
     ("softmax", "f32[]", {}, "needs an axis"),
     ("layer_norm", "f32[2,3] f32[2] f32[3]", {"epsilon": 1e-5}, "layer_norm of"),
     ("rms_norm", "f32[2,3] f32[2]", {"epsilon": 1e-5}, "rms_norm of"),

@@ -33,12 +33,14 @@ from isthmus.frontends.onnx.operators import (
     pool,
     quantize,
     quantized_products,
+    recurrent,
     reduce,
     resize,
     scatter,
     shape,
     spatial_norm,
     spectral,
+    training,
     trigonometry,
 )
 
@@ -76,12 +78,14 @@ _GROUPS = (
     pool,
     quantize,
     quantized_products,
+    recurrent,
     reduce,
     resize,
     scatter,
     shape,
     spatial_norm,
     spectral,
+    training,
     trigonometry,
 )
 

@@ -92,11 +92,14 @@ def _mask(node: Node, heads: Heads) -> Tensor | None:
         position = node.b.iota((1, 1, 1, keys), 3)
         lengths = node.b.reshape(node.b.cast(filled, DType.I64), (filled.shape[0], 1, 1, 1))
         masks.append(additive(node, node.b.op(pointwise.less, position, lengths), dtype))
+    offset = node.b.dim(heads.past)
+    if filled is not None and node.get(4) is None:
+        offset = node.b.op(pointwise.sub, lengths, node.b.dim(queries))
+    left, right = node.integer("left_window_size", -1), node.integer("right_window_size", -1)
     if node.integer("is_causal", 0):
-        offset = node.b.dim(heads.past)
-        if filled is not None and node.get(4) is None:
-            offset = node.b.op(pointwise.sub, lengths, node.b.dim(queries))
         masks.append(causal(node, queries, keys, offset, dtype))
+    if left >= 0 or right >= 0:
+        masks.append(_window(node, queries, keys, offset, left, right, dtype))
     total: Tensor | None = None
     for mask in masks:
         total = mask if total is None else node.b.op(pointwise.add, total, mask)
@@ -107,6 +110,21 @@ def causal(node: Node, queries: Dim, keys: Dim, offset: Tensor, dtype: DType) ->
     """0 where key <= query + offset, else -inf; [1 or batch, 1, queries, keys]."""
     key, query = node.b.iota((1, 1, 1, keys), 3), node.b.iota((1, 1, queries, 1), 2)
     allowed = node.b.op(pointwise.less_equal, key, node.b.op(pointwise.add, query, offset))
+    return additive(node, allowed, dtype)
+
+
+def _window(
+    node: Node, queries: Dim, keys: Dim, offset: Tensor, left: int, right: int, dtype: DType
+) -> Tensor:
+    """0 where query + offset - left <= key <= query + offset + right, else -inf; a side of -1 is open."""
+    key, query = node.b.iota((1, 1, 1, keys), 3), node.b.iota((1, 1, queries, 1), 2)
+    distance = node.b.op(pointwise.sub, node.b.op(pointwise.add, query, offset), key)
+    sides = []
+    if left >= 0:
+        sides.append(node.b.op(pointwise.less_equal, distance, node.like(left, distance)))
+    if right >= 0:
+        sides.append(node.b.op(pointwise.greater_equal, distance, node.like(-right, distance)))
+    allowed = sides[0] if len(sides) == 1 else node.b.op(pointwise.logical_and, *sides)
     return additive(node, allowed, dtype)
 
 

@@ -8,6 +8,7 @@ from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.frontends.onnx.operators.pointwise import same
+from isthmus.ir.types import DType
 from isthmus.ops import pointwise as ops
 
 
@@ -31,6 +32,14 @@ def bitwise_not(node: Node) -> Tensor:
 def bit_cast(node: Node) -> Tensor:
     x = node[0]
     dtype = node.dtype("to", x.dtype)
+    if DType.BOOL in (x.dtype, dtype):
+        # A bool is a byte that is 0 or 1.
+        byte = node.b.cast(x, DType.U8) if x.dtype is DType.BOOL else _read(node, x, DType.U8)
+        return node.b.cast(byte, dtype) if dtype is DType.BOOL else _read(node, byte, dtype)
+    return _read(node, x, dtype)
+
+
+def _read(node: Node, x: Tensor, dtype: DType) -> Tensor:
     return x if dtype is x.dtype else node.b.op(ops.bitcast, x, dtype=dtype)
 
 
