@@ -18,6 +18,7 @@ from isthmus.frontends.onnx.operators import OPERATORS
 from isthmus.frontends.onnx.order import label, ordered
 from isthmus.frontends.onnx.signature import DimOption, Signature, initial_facts, read_signature
 from isthmus.frontends.onnx.tensors import has_nan, weight_from
+from isthmus.ir.dims import Interval, as_multiple
 from isthmus.ir.graph import Graph, NamedDim, Program, TypeMismatch, graph_input, weight_value
 from isthmus.ir.types import DType, TensorType
 from isthmus.ir.weights import Weight
@@ -86,16 +87,26 @@ def opsets_of(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def _check_asked(asked: Facts, facts: Facts, dims: Mapping[str, DimOption], restart: Restart) -> None:
-    """What the user asked for must not be narrowed by what the model allows."""
+    """What the user asked for must not be narrowed by what the model allows, unless to multiples."""
     for name in dims.keys() & asked.bounds.keys():
         given, now = asked.bounds[name], facts.bounds.get(name)
-        if given == now:
+        if given == now or _holds_multiples(facts, name, given):
             continue
         allowed = (
             str(facts.equal.get(name)) if now is None else f"{now[0]}..{'' if now[1] is None else now[1]}"
         )
         text = f"dim {name!r} is asked to be {given[0]}..{'' if given[1] is None else given[1]}"
         raise ModelError(Problem(Code.BAD_DIM, f"{text}, but the model allows {allowed}", restart.where))
+
+
+def _holds_multiples(facts: Facts, name: str, given: Interval) -> bool:
+    """Whether `name` became a multiple of a new name, which may be all that fits into `given`."""
+    found = as_multiple(facts.equal.get(name, 0))
+    if found is None or found[0] not in facts.bounds:
+        return False
+    part, factor = found
+    low, high = given
+    return factor > 1 and facts.bounds[part] == (-(-low // factor), None if high is None else high // factor)
 
 
 class _Source:

@@ -10,6 +10,7 @@ import pytest
 from onnx import helper
 
 from isthmus.errors import Code, Problem
+from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import NamedDim, Program
 from isthmus.ir.types import DType
 
@@ -367,3 +368,26 @@ def test_values_carry_their_nodes(tools: Any, tmp_path: Path) -> None:
 def test_half_precision_types_are_kept(tools: Any, tmp_path: Path) -> None:
     model = tools.make_model([node("Relu", ["x"], ["y"])], {"x": "f16[b]"}, ["y"])
     assert tools.import_model(model, tmp_path).main.outputs[0][1].dtype is DType.F16
+
+
+def test_blocks_make_multiples(tools: Any, tmp_path: Path) -> None:
+    """Cut into blocks of 4, a size is a multiple of 4; bounds that were asked for hold the multiples."""
+    nodes = [
+        node("Shape", ["x"], ["s1"], start=1, end=2),
+        node("Div", ["s1", "four"], ["blocks"]),
+        node("Concat", ["minus", "blocks", "four"], ["shape"], axis=0),
+        node("Reshape", ["x", "shape"], ["y"]),
+    ]
+    constants = {"four": np.array([4], np.int64), "minus": np.array([-1], np.int64)}
+    model = tools.make_model(nodes, {"x": "f32[b,s]"}, ["y"], constants)
+    notes: list[str] = []
+
+    def warn(problem: Problem) -> None:
+        notes.append(problem.message)
+
+    program = tools.import_model(model, tmp_path, warn=warn, dims={"s": (1, 30)})
+    assert [str(d) for d in program.main.inputs[0].shape] == ["b", "4*s_div_4"]
+    assert [str(d) for d in program.dims] == ["b = 1..", "s_div_4 = 1..7"]
+    assert notes == ["dim 's' is taken to be '4*s_div_4' everywhere, because one node needs both"]
+    x = np.arange(16, dtype=np.float32).reshape(2, 8)
+    np.testing.assert_array_equal(evaluate(program.main, {"x": x})["y"], x.reshape(2, 2, 4))
