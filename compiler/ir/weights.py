@@ -66,6 +66,36 @@ class InFile:
             return hashed.hexdigest()
 
 
+@dataclass(frozen=True)
+class Unpacked:
+    """Numbers of 1, 2 or 4 bits, several to a byte, the first in the lowest bits; read as numbers of 8.
+
+    `count` numbers lie one after the other in `packed`, which is read as bytes.
+    """
+
+    packed: Source
+    bits: int
+    signed: bool
+    count: int
+
+    @property
+    def _bytes(self) -> TensorType:
+        return TensorType(DType.U8, (-(-self.count * self.bits // 8),))
+
+    def read(self, type_: TensorType) -> Array:
+        shifts = np.arange(0, 8, self.bits, dtype=np.uint8)
+        numbers = self.packed.read(self._bytes)[:, None] >> shifts & np.uint8((1 << self.bits) - 1)
+        if self.signed:
+            # The highest bit counts negative.
+            high = np.uint8(1 << self.bits - 1)
+            numbers = (numbers ^ high) - high
+        return numbers.reshape(-1)[: self.count].view(type_.dtype.numpy).reshape(type_.static_shape)
+
+    def digest(self, type_: TensorType) -> str:
+        text = f"{self.packed.digest(self._bytes)} {self.bits} {self.signed} {self.count}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class Weight:
     """A named constant tensor. `type` may carry an encoding; `read` gives the plain array all the same."""

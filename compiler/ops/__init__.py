@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from isthmus.ir.graph import Op
-from isthmus.ops import movement, nn, pointwise, reduce
+from isthmus.ops import movement, nn, pointwise, quantize, reduce
 
-OPS: Mapping[str, Op] = {op.name: op for group in (pointwise, movement, reduce, nn) for op in group.ALL}
+_GROUPS = (pointwise, movement, reduce, nn, quantize)
+
+OPS: Mapping[str, Op] = {op.name: op for group in _GROUPS for op in group.ALL}

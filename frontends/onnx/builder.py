@@ -12,9 +12,10 @@ from isthmus.frontends.onnx import indices, symbolic
 from isthmus.frontends.onnx.equations import equations
 from isthmus.frontends.onnx.facts import Facts, Restart, at_least, conclude
 from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product
-from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, weight_of
+from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, weight_of, weight_value
 from isthmus.ir.types import Array, DType, TensorType
-from isthmus.ops import OPS, movement, pointwise
+from isthmus.ir.weights import Weight
+from isthmus.ops import OPS, movement, pointwise, quantize
 
 # Weights up to this many elements are looked at while importing.
 MAX_LOOK = 1 << 12
@@ -83,6 +84,10 @@ class Builder:
     def number(self, value: float, dtype: DType) -> Tensor:
         """A scalar constant."""
         return self.array(np.asarray(value).astype(dtype.numpy))
+
+    def weight(self, weight: Weight) -> Tensor:
+        """A constant that is not looked at."""
+        return Tensor(weight.type, None, weight_value(weight, self.loc))
 
     def array(self, array: Array) -> Tensor:
         """A constant with plain contents."""
@@ -177,6 +182,8 @@ class Builder:
                 return None
             contents.append(known)
         type_ = op.infer(*(a.type for a in args), **attrs)
+        if op is quantize.dequantize and type_.size != 1:
+            return None  # quantized weights are imported as such
         folded = symbolic.evaluate(op, contents, attrs, type_, self.facts.bounds)
         return None if folded is None else Tensor(type_, folded)
 

@@ -70,6 +70,10 @@ def _normalised(types: Sequence[TensorType], attrs: Mapping[str, Attr]) -> Pairs
         yield from ((x.shape[-1], t.shape[-1]) for t in rest if t.rank)
 
 
+def _quantized(types: Sequence[TensorType], attrs: Mapping[str, Attr]) -> Pairs:
+    yield from broadcasting([t.shape for t in types])
+
+
 def _attention(types: Sequence[TensorType], attrs: Mapping[str, Attr]) -> Pairs:
     q, k, v = types[:3]
     if q.rank == k.rank == v.rank == 4:
@@ -87,4 +91,6 @@ FINDERS: Mapping[str, Callable[[Sequence[TensorType], Mapping[str, Attr]], Pairs
     "layer_norm": _normalised,
     "rms_norm": _normalised,
     "attention": _attention,
+    "dequantize": _quantized,
+    "quantize": _quantized,
 }

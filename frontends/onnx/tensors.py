@@ -15,7 +15,7 @@ import onnx
 
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.types import Array, DType, TensorType
-from isthmus.ir.weights import InFile, InMemory, Weight
+from isthmus.ir.weights import InFile, InMemory, Unpacked, Weight
 
 DTYPES: Mapping[int, DType] = {
     onnx.TensorProto.FLOAT: DType.F32,
@@ -31,6 +31,14 @@ DTYPES: Mapping[int, DType] = {
     onnx.TensorProto.UINT32: DType.U32,
     onnx.TensorProto.UINT64: DType.U64,
     onnx.TensorProto.BOOL: DType.BOOL,
+}
+
+# Numbers that have no element type of their own here: (bits, the type they are read as).
+NARROW: Mapping[int, tuple[int, DType]] = {
+    onnx.TensorProto.INT4: (4, DType.I8),
+    onnx.TensorProto.UINT4: (4, DType.U8),
+    onnx.TensorProto.INT2: (2, DType.I8),
+    onnx.TensorProto.UINT2: (2, DType.U8),
 }
 
 # The repeated field that holds elements when raw_data does not (onnx.proto).
@@ -57,7 +65,8 @@ def dtype_of(code: int, where: str) -> DType:
 
 def weight_from(tensor: onnx.TensorProto, folder: Path, where: str) -> Weight:
     """`tensor` as a handle. `folder` is the model's. Raises `ModelError`."""
-    dtype = dtype_of(tensor.data_type, where)
+    bits, dtype = NARROW.get(tensor.data_type, (0, None))
+    dtype = dtype or dtype_of(tensor.data_type, where)
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise _invalid(f"the shape {list(shape)} has a negative dim", where)
@@ -67,9 +76,25 @@ def weight_from(tensor: onnx.TensorProto, folder: Path, where: str) -> Weight:
             Problem(Code.TOO_LARGE, f"a tensor of shape {list(shape)} has {nbytes} bytes", where)
         )
     type_ = TensorType(dtype, shape)
+    if bits:
+        return Weight(where, type_, _narrow(tensor, math.prod(shape), bits, dtype is DType.I8, folder, where))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         return Weight(where, type_, external(tensor, nbytes, folder, where))
     return Weight(where, type_, InMemory(embedded(tensor, type_, where)))
+
+
+def _narrow(
+    tensor: onnx.TensorProto, count: int, bits: int, signed: bool, folder: Path, where: str
+) -> Unpacked:
+    """`count` numbers of less than 8 bits, read as bytes."""
+    nbytes = -(-count * bits // 8)
+    if tensor.data_location == onnx.TensorProto.EXTERNAL:
+        return Unpacked(external(tensor, nbytes, folder, where), bits, signed, count)
+    # Where the elements are a list, each of its numbers is a byte.
+    raw = tensor.raw_data if tensor.HasField("raw_data") else bytes(n & 0xFF for n in tensor.int32_data)
+    if len(raw) != nbytes:
+        raise _invalid(f"{count} elements of {bits} bits need {nbytes} bytes, the file has {len(raw)}", where)
+    return Unpacked(InMemory(raw), bits, signed, count)
 
 
 def embedded(tensor: onnx.TensorProto, type_: TensorType, where: str) -> bytes:

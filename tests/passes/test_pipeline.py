@@ -105,7 +105,7 @@ def test_a_pass_that_breaks_an_invariant_is_found(
 
 def test_the_text_names_phases_passes_and_options() -> None:
     text = pipeline_text()
-    assert text.startswith("clean[tidy(fold{limit=65536},share,")
+    assert text.startswith("clean[tidy(fold{limit=65536,dequantized=False},share,")
     for phase in PHASES:
         assert all(step.name in text for step in phase.passes)
 

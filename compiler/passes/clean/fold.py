@@ -12,6 +12,7 @@ from isthmus.ir.graph import Graph, Program, Trait, Value, weight_of
 from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ir.types import Array
 from isthmus.ops import movement, pointwise
+from isthmus.ops.quantize import dequantize
 from isthmus.passes.constants import EAGER_BYTES, name_of, weight_from
 from isthmus.target import Target
 
@@ -33,13 +34,17 @@ class Fold:
     Small results are computed now; large ones when they are read, so that a transposed or concatenated
     weight costs nothing until the weights file is written. Constants of one number become `full`, integer
     ranges become `iota`; these two are never folded back into bytes.
+
+    Quantized weights stay as they are, unless `dequantized`: then they become what they stand for, whatever
+    their size, computed when they are read.
     """
 
     limit: int = EAGER_BYTES
+    dequantized: bool = False
 
     @property
     def name(self) -> str:
-        return "fold"
+        return "dequantize-weights" if self.dequantized else "fold"
 
     @property
     def rules(self) -> Sequence[Rule]:
@@ -76,7 +81,11 @@ class Fold:
         before = sum(w.type.nbytes for w in weights if isinstance(w.type.nbytes, int))
         after = node.t.nbytes
         assert isinstance(after, int)
-        if after > max(self.limit, before):
+        if node.op is dequantize:
+            # One number is no weight.
+            if not self.dequantized and node.t.size != 1:
+                return None
+        elif after > max(self.limit, before):
             return None
         made = weight_from(node, f"{name_of(node)}.{node.op.name}")
         return _formula(made) or made

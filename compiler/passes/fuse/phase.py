@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from isthmus.passes.clean.fold import Fold
 from isthmus.passes.clean.identities import IDENTITIES
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
@@ -12,6 +13,8 @@ from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
 
 FUSE_PASSES: tuple[Pass, ...] = (
+    # Kernels take f32: from here on a quantized weight is what it stands for, made when it is read.
+    Fold(dequantized=True),
     Rewrite("fuse-activations", (*activations.ACTIVATIONS, *SCALARS, *IDENTITIES)),
     Rewrite("fuse-layer-norm", (*normalization.WRITTEN_OUT, *normalization.SCALE_AND_SHIFT)),
     # Only now: what is centred first is more than this.

@@ -28,11 +28,11 @@ from isthmus.ops import nn, pointwise, reduce
 
 
 def conv(node: Node) -> Tensor:
-    return _conv(node, node[0], node[1], node.get(2))
+    return convolved(node, node[0], node[1], node.get(2))
 
 
-def _conv(node: Node, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-    """`x` [batch, channels, ...], `w` [out, channels / group, kernel ...]."""
+def convolved(node: Node, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    """As the attributes say: `x` [batch, channels, ...], `w` [out, channels / group, ...]."""
     check_image(node, x)
     kernel = _kernel(node, w, x.rank, w.shape[2:])
     return convolution(node, x, w, bias, geometry(node, x.shape[2:], kernel), node.integer("group", 1))
@@ -274,7 +274,7 @@ def activated(node: Node, x: Tensor, name: str, parameters: tuple[float, ...]) -
 def nhwc_conv(node: Node) -> Tensor:
     """com.microsoft: channels last in images, and in kernels [out, kernel ..., channels / group]."""
     x, w = channels_first(node, node[0]), channels_first(node, node[1])
-    return channels_last(node, _conv(node, x, w, node.get(2)))
+    return channels_last(node, convolved(node, x, w, node.get(2)))
 
 
 OPERATORS: Mapping[str, Importer] = {

@@ -12,6 +12,7 @@ from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.frontends.onnx.operators.attention import Heads, merge_heads, spelled_out, split_heads
 from isthmus.frontends.onnx.operators.nn import product_of
 from isthmus.ir.dims import Dim
+from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise
 
 # Where a query may not look ahead, onnxruntime puts the lowest number there is in place of the mask.
@@ -39,18 +40,25 @@ def attention(node: Node) -> list[Tensor | None]:
         if node.integer(name, 0):
             raise node.unsupported(f"{name}=1")
     node.ignore("rotary_embedding_dim")
-    count = node.integer("num_heads", 0)
     projected = product_of(node, node[0], node[1])
     if (bias := node.get(2)) is not None:
         projected = node.b.op(pointwise.add, projected, bias)
+    return self_attention(node, projected, node.get(3), node.get(4), node.get(5))
+
+
+def self_attention(
+    node: Node, projected: Tensor, given: Tensor | None, past: Tensor | None, bias: Tensor | None
+) -> list[Tensor | None]:
+    """Attention of [q | k | v] under the mask `given` and what `bias` adds, and the past with it."""
+    count = node.integer("num_heads", 0)
     q, k, v = (split_heads(node, t, count) for t in _three(node, projected, _sizes(node, projected)))
-    past, before = node.get(4), 0  # type: Tensor | None, Dim
+    before: Dim = 0
     if past is not None:
         before = past.shape[3]
         old_k, old_v = (node.b.reshape(node.b.cut(past, 0, i, 1), past.shape[1:]) for i in (0, 1))
         k, v = node.b.concat([old_k, k], 2), node.b.concat([old_v, v], 2)
     heads = Heads(q, k, v, before)
-    mask = total_mask(node, node.get(3), node.get(5), extent(heads))
+    mask = total_mask(node, given, bias, extent(heads), q.dtype)
     present = _stacked(node, k, v) if node.uses(1) else None
     return [attended(node, heads, mask), present]
 
@@ -93,9 +101,11 @@ def scale_of(node: Node, heads: Heads) -> float:
 # --- masks ---
 
 
-def total_mask(node: Node, given: Tensor | None, bias: Tensor | None, size: Extent) -> Tensor | None:
+def total_mask(
+    node: Node, given: Tensor | None, bias: Tensor | None, size: Extent, dtype: DType | None = None
+) -> Tensor | None:
     """What is added to the scores: [batch or 1, heads or 1, queries or 1, keys]."""
-    dtype = node[0].dtype
+    dtype = dtype or node[0].dtype
     low = node.number("mask_filter_value", -10000.0)
     total: Tensor | None = None
     if given is not None:

@@ -68,10 +68,10 @@ def embed_layer_normalization(node: Node) -> list[Tensor | None]:
         at = node.b.op(movement.gather, node[3], positions, axis=0)
     total = node.b.op(pointwise.add, total, at)
     result = normalized(node, total, node[5], node.get(6), 2, node.number("epsilon", 1e-12))
-    return [result, _kept(node, mask, ids) if node.uses(1) else None, total]
+    return [result, kept(node, mask, ids) if node.uses(1) else None, total]
 
 
-def _kept(node: Node, mask: Tensor | None, ids: Tensor) -> Tensor:
+def kept(node: Node, mask: Tensor | None, ids: Tensor) -> Tensor:
     """How many elements of each row of the mask are 1, as i32; 0 without a mask."""
     if mask is None:
         return node.b.full(ids.shape[:1], 0, DType.I32)

@@ -96,7 +96,11 @@ def _places(node: Node, x: Tensor, g: Geometry, cut: Tensor, order: int) -> Tens
 
 
 def average_pool(node: Node) -> Tensor:
-    x = node[0]
+    return averaged(node, node[0])
+
+
+def averaged(node: Node, x: Tensor) -> Tensor:
+    """The means of the windows that the attributes say."""
     plain, g = _geometry(node, x)
     whole = bool(node.integer("count_include_pad", 0))
     total = _reduced(node, _windows(node, x, g, 0.0), reduce.reduce_sum, len(g.kernel))
