@@ -334,7 +334,9 @@ def space_to_depth(node: Node) -> Tensor:
     batch, channels, height, width = _four(node, x)
     rows, columns = node.b.quotient((height,), (size,)), node.b.quotient((width,), (size,))
     split_ = node.b.reshape(x, (batch, channels, rows, size, columns, size))
-    moved = node.b.transpose(split_, (0, 3, 5, 1, 2, 4))
+    # Blocks before channels (depth, column, row), or after them.
+    order = (0, 3, 5, 1, 2, 4) if node.text("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    moved = node.b.transpose(split_, order)
     return node.b.reshape(moved, (batch, channels * size * size, rows, columns))
 
 

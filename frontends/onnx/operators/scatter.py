@@ -59,11 +59,15 @@ def _last(node: Node, hits: Tensor, axis: int, count: Dim) -> Tensor:
 
 
 def scatter_elements(node: Node) -> Tensor:
-    x, updates = node[0], node[2]
-    b, kind = node.b, _reduction(node)
-    axis = node.axis("axis", 0, x.rank)
+    x = node[0]
+    return scattered(node, x, node[1], node[2], node.axis("axis", 0, x.rank), _reduction(node))
+
+
+def scattered(node: Node, x: Tensor, indices: Tensor, updates: Tensor, axis: int, kind: str) -> Tensor:
+    """`x` with `updates` at `indices` along an axis; `kind` is none or a name of `FOLDS`."""
+    b = node.b
     places, count = x.shape[axis], updates.shape[axis]
-    indices = counted(node, node[1], places)
+    indices = counted(node, indices, places)
     # Axes other than the one looked along may be shorter than those of x: nothing is written there.
     after = tuple(
         0 if i == axis else d - n for i, (d, n) in enumerate(zip(x.shape, updates.shape, strict=True))
@@ -147,7 +151,34 @@ def tensor_scatter(node: Node) -> Tensor:
     return b.op(pointwise.where, inside, found, x)
 
 
+def max_unpool(node: Node) -> Tensor:
+    """Each element back to where MaxPool found it (an index into the whole output), zeros elsewhere."""
+    x, indices, b = node[0], node[1], node.b
+    rank = x.rank - 2
+    kernel = node.integers("kernel_shape") or (1,) * rank
+    strides = node.integers("strides") or (1,) * rank
+    pads = node.integers("pads") or (0,) * (2 * rank)
+    if not len(kernel) == len(strides) == rank or len(pads) != 2 * rank:
+        raise node.error(Code.SHAPE_MISMATCH, f"{node.operator} of {x.type} with kernel {list(kernel)}")
+    own = [
+        (d - 1) * s + k - pads[i] - pads[rank + i]
+        for i, (d, s, k) in enumerate(zip(x.shape[2:], strides, kernel, strict=True))
+    ]
+    shape = (*x.shape[:2], *own)
+    target = node.dims(2, "the shape") if node.get(2) is not None else shape
+    # Indices count in the shape that the pooling had; a larger one is filled with zeros behind.
+    line = b.full((product(shape),), 0, x.dtype)
+    flat = (product(x.shape),)
+    put = scattered(node, line, b.reshape(indices, flat), b.reshape(x, flat), 0, "none")
+    after = tuple(t - d for t, d in zip(target, shape, strict=True))
+    image = b.reshape(put, shape)
+    if not any(n != 0 for n in after):
+        return image
+    return b.op(movement.pad, image, before=(0,) * x.rank, after=after, value=0.0)
+
+
 OPERATORS: Mapping[str, Importer] = {
+    "MaxUnpool": max_unpool,
     "Scatter": scatter_elements,
     "ScatterElements": scatter_elements,
     "ScatterND": scatter_nd,

@@ -24,9 +24,13 @@ def identity(node: Node) -> Tensor:
 def dropout(node: Node) -> list[Tensor]:
     node.ignore("seed", "ratio", "is_test", "consumed_inputs")
     training = node.get(2)
-    if training is not None and node.one_number(2, "training_mode"):
+    if training is not None and node.one_number(2, "training_mode") and not _drops_nothing(node):
         raise node.unsupported("training_mode", "export the model for inference")
     return [node[0], node.b.full(node[0].shape, 1, DType.BOOL)] if node.uses(1) else [node[0]]
+
+
+def _drops_nothing(node: Node) -> bool:
+    return node.get(1) is not None and node.one_number(1, "the ratio") == 0
 
 
 def constant(node: Node) -> Tensor:
