@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -44,7 +44,8 @@ class Options:
 
     `dims` fixes (an int) or bounds (low, high) named dims. `start` is the first phase to run, for a program
     that was dumped. `progress` is told each step as it begins, `watch` sees each pass, `warn` what is odd but
-    not wrong. `cache` is the folder of compiled kernels. `c_flags` are for tests, such as -DISTHMUS_POISON.
+    not wrong; `imported` is told what each node of the model came to. `cache` is the folder of compiled kernels.
+    `c_flags` are for tests, such as -DISTHMUS_POISON.
     """
 
     name: str | None = None
@@ -56,6 +57,7 @@ class Options:
     progress: Callable[[str], None] = _silent
     watch: pipeline.Watcher = lambda _: None
     warn: Callable[[Problem], None] = lambda _: None
+    imported: Callable[[onnx.Imported], None] = lambda _: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,28 @@ def find_target(name: str) -> Target:
 def read_model(path: Path, options: Options) -> Program:
     """The model as a program, before any pass."""
     options.progress("import")
-    return onnx.read(path, name=options.name, dims=options.dims, warn=options.warn)
+    return onnx.read(path, name=options.name, dims=options.dims, warn=options.warn, watch=options.imported)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything that is decided before code is generated: the program after all passes, the plan, where each
+    weight lies in its file, and the C text of the plan."""
+
+    program: Program
+    plan: Plan
+    layout: WeightsLayout
+    source: str
+
+
+def prepare(program: Program, target: Target, options: Options) -> Prepared:
+    """A program as imported, to what code is generated from. Raises `ModelError`."""
+    options.progress("passes")
+    fused = pipeline.run(program, target, start=options.start, watch=options.watch)
+    options.progress("plan")
+    plan = lower(fused, fused.main, target)
+    layout = lay_out(plan.weights)
+    return Prepared(fused, plan, layout, model_c(program.name, plan, target, layout))
 
 
 def compile_program(program: Program, target: Target, output: Path, options: Options) -> Bundle:
@@ -96,16 +119,12 @@ def compile_program(program: Program, target: Target, output: Path, options: Opt
         fired.update(event.rule for event in step.events if not event.reason)
         options.watch(step)
 
-    options.progress("passes")
-    fused = pipeline.run(program, target, start=options.start, watch=watch)
-    options.progress("plan")
-    plan = lower(fused, fused.main, target)
-    layout = lay_out(plan.weights)
+    prepared = prepare(program, target, replace(options, watch=watch))
+    plan, layout, source = prepared.plan, prepared.layout, prepared.source
     options.progress(f"kernels ({len(plan.kernels())})")
     cache = options.cache
     objects = compile_kernels(plan.kernels(), target, None if cache is None else cache / "kernels")
     options.progress("library")
-    source = model_c(program.name, plan, target, layout)
     library = toolchain.link(source, objects, target.toolchain, cache, options.c_flags)
     options.progress("self-test")
     cases = selftest_cases(program)

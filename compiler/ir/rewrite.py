@@ -35,6 +35,7 @@ from isthmus.ir.graph import (
     TypeMismatch,
     Value,
     use_counts,
+    walk,
     weight_of,
 )
 from isthmus.ir.types import DType
@@ -179,11 +180,15 @@ def named(name: str, inner: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a rule did at a value: `reason` is empty when it fired, else why it refused."""
+    """What a rule did at a value: `reason` is empty when it fired, else why it refused.
+
+    `inner` are the other values that the match covers: those that parts of the pattern met, not its holes.
+    """
 
     rule: str
     at: Value
     reason: str = ""
+    inner: tuple[Value, ...] = ()
 
 
 Watch = Callable[[Event], None]
@@ -260,6 +265,12 @@ def _match_all(
         return
     for found in _match(patterns[0], values[0], bound, rule):
         yield from _match_all(patterns[1:], values[1:], found, rule)
+
+
+def _covered(rule: _Prepared, match: Match) -> tuple[Value, ...]:
+    """The values under the root that parts of the pattern met."""
+    holes = frozenset(v for name in rule.restrictions if isinstance(v := match.bound.get(name), Value))
+    return tuple(walk(tuple(a for a in match.root.args if a not in holes), holes))
 
 
 def _match_attrs(pattern: Value, value: Value, bound: Bound) -> Bound | None:
@@ -358,23 +369,25 @@ class _Sweep:
                 ) from error
             if new.type != node.type:
                 raise CompilerBug(f"{name} changed the type at {node.loc}: {node.type} became {new.type}")
-            self.watch(Event(name, node))
+            self.watch(Event(name, node, inner=_covered(prepared, match)))
             if not self._replace(node, new):
                 raise CompilerBug(f"{name} keeps what it replaces, at {node.op.name} ({node.loc})")
             return new
         return None
 
     def _first_allowed(self, prepared: _Prepared, node: Value) -> Match | None:
-        reason: str | None = None
+        refused: tuple[str, Match] | None = None
         for bound in _match(prepared.pattern, node, {}, prepared):
             match = Match(node, self.uses)
             match.bound = bound
             refusal = prepared.rule.unless(match)
             if refusal is None:
                 return match
-            reason = reason or refusal
-        if reason:
-            self.watch(Event(prepared.rule.name, node, reason))
+            if refusal and refused is None:
+                refused = refusal, match
+        if refused is not None:
+            reason, match = refused
+            self.watch(Event(prepared.rule.name, node, reason, _covered(prepared, match)))
         return None
 
     # --- use counts: a value is in the graph while it has users, and only then uses its arguments --------

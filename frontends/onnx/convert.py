@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import onnx
 
@@ -34,17 +35,37 @@ MAX_PROBLEMS = 100
 NODE_ERRORS = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
 
 
+How: TypeAlias = Literal["unused", "known", "same", "values"]
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What importing a node came to: nothing needs it; its results are known now; it hands on its inputs; or
+    it became values with the location `where`."""
+
+    where: str
+    op_type: str
+    outputs: tuple[str, ...]
+    how: How
+
+
+def _nobody(_: Imported) -> None:
+    return None
+
+
 def read(
     path: Path,
     *,
     name: str | None = None,
     dims: Mapping[str, DimOption] | None = None,
     warn: Callable[[Problem], None],
+    watch: Callable[[Imported], None] = _nobody,
 ) -> Program:
     """Import the ONNX model at `path`.
 
     `dims` fixes (`{"seq": 128}`) or bounds (`{"seq": (1, 512)}`) named dims; others are free, or bounded
-    by what the model itself allows. Raises `ModelError` with everything that is in the way.
+    by what the model itself allows. `watch` is told of every node; of some more than once: the last counts.
+    Raises `ModelError` with everything that is in the way.
     """
     model, digest = load(path)
     opsets = opsets_of(model)
@@ -56,7 +77,7 @@ def read(
     notes: dict[str, Problem] = {}
     for _ in range(MAX_RESTARTS):
         try:
-            graph = _Import(source, facts).run(signature, MAIN)
+            graph = _Import(source, facts, watch).run(signature, MAIN)
             break
         except Restart as restart:
             facts = restart.conclusion.facts
@@ -179,9 +200,10 @@ class _Failed(Exception):
 class _Import:
     """One attempt, under fixed facts."""
 
-    def __init__(self, source: _Source, facts: Facts) -> None:
+    def __init__(self, source: _Source, facts: Facts, watch: Callable[[Imported], None]) -> None:
         self.source = source
         self.facts = facts
+        self.watch = watch
         self.b = Builder(facts)
         self.problems: list[Problem] = []
         self.missing: dict[str, list[str]] = {}
@@ -220,7 +242,12 @@ class _Import:
         """Import what `outputs` need into `scope`."""
         self._own_weights(graph, scope)
         given = scope.names() | (set(self.source.initializers) if scope.sees_weights else set())
-        for index in ordered(graph.node, outputs, given):
+        order = ordered(graph.node, outputs, given)
+        for index in sorted(set(range(len(graph.node))) - set(order)):
+            proto = graph.node[index]
+            where = scope.prefix + label(proto, index)
+            self.watch(Imported(where, proto.op_type, tuple(proto.output), "unused"))
+        for index in order:
             self.node(graph.node[index], index, scope)
         for output in outputs:
             self._find_weight(output, scope)
@@ -314,6 +341,7 @@ class _Import:
 
     def _store(self, node: Node, results: Results, scope: _Scope) -> None:
         tensors = [results] if isinstance(results, Tensor) else list(results)
+        self.watch(Imported(node.where, node.op_type, node.outputs, _how(node, tensors)))
         for i, name in enumerate(node.outputs):
             if not name:
                 continue
@@ -348,9 +376,7 @@ class _Import:
         values.update(zip(function.input, node.inputs, strict=False))
         given = {a.name: a for a in function.attribute_proto} | dict(node.attributes)
         opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in function.opset_import}
-        scope = _Scope(
-            values, {**outer.opsets, **opsets}, None, f"{node.where}/", given, sees_weights=False
-        )
+        scope = _Scope(values, {**outer.opsets, **opsets}, None, f"{node.where}/", given, sees_weights=False)
         used = [output for output, name in zip(function.output, node.outputs, strict=False) if name]
         made = dict(zip(used, self._inner(function, used, scope), strict=True))
         self.depth -= 1
@@ -367,6 +393,14 @@ class _Import:
         if len(results) < len(found):
             raise _Failed
         return results
+
+
+def _how(node: Node, results: Sequence[Tensor | None]) -> How:
+    """What importing `node` came to."""
+    made = [tensor for tensor in results if tensor is not None]
+    if all(tensor.known is not None for tensor in made):
+        return "known"
+    return "same" if all(any(t is given for given in node.inputs) for t in made) else "values"
 
 
 def _attributes(proto: onnx.NodeProto, scope: _Scope) -> dict[str, onnx.AttributeProto]:

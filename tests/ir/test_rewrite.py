@@ -261,15 +261,16 @@ def test_a_refusal_says_why_and_where() -> None:
     events: list[Event] = []
     graph = graph_of(y, s, using=[x])
     assert rewrite(graph, (PICKY,), events.append) is graph
-    assert [(e.rule, e.at, e.reason) for e in events] == [("picky", y, "sigmoid has 2 users")]
+    assert [(e.rule, e.at, e.reason, e.inner) for e in events] == [("picky", y, "sigmoid has 2 users", (s,))]
 
 
 def test_firing_is_told() -> None:
     (x,) = inputs("x")
-    y = mul(x, sigmoid(x), loc="/Mul")
+    s = sigmoid(x)
+    y = mul(x, s, loc="/Mul")
     events: list[Event] = []
     rewrite(graph_of(y, using=[x]), (PICKY,), events.append)
-    assert [(e.rule, e.at, e.reason) for e in events] == [("picky", y, "")]
+    assert [(e.rule, e.at, e.reason, e.inner) for e in events] == [("picky", y, "", (s,))]
 
 
 def test_another_way_to_match_is_tried_after_a_refusal() -> None:
