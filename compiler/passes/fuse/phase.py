@@ -7,7 +7,7 @@ from isthmus.passes.clean.identities import IDENTITIES
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
 from isthmus.passes.clean.scalars import SCALARS
-from isthmus.passes.fuse import activations, attention, heads, linear, normalization, rms
+from isthmus.passes.fuse import activations, attention, channels, heads, linear, normalization, rms
 from isthmus.passes.fuse.leftovers import Leftovers
 from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
@@ -34,6 +34,7 @@ FUSE_PASSES: tuple[Pass, ...] = (
     ),
     # Biases first, then what is added: a bias is added to a product alone, a residual to a whole layer.
     Rewrite("fuse-linear", (*linear.MATMUL, *linear.BIAS, *linear.ROWS, *MOVEMENT)),
+    Rewrite("fuse-channels", (*channels.CHANNELS, *linear.BIAS, *MOVEMENT)),
     Rewrite("fuse-residual", (*linear.RESIDUAL, *linear.BIAS)),
     Rewrite("fuse-activation", linear.ACTIVATION),
     Rewrite("fuse-layer-norm-residual", normalization.RESIDUAL),
