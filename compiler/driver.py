@@ -44,8 +44,8 @@ class Options:
 
     `dims` fixes (an int) or bounds (low, high) named dims. `start` is the first phase to run, for a program
     that was dumped. `progress` is told each step as it begins, `watch` sees each pass, `warn` what is odd but
-    not wrong; `imported` is told what each node of the model came to. `cache` is the folder of compiled kernels.
-    `c_flags` are for tests, such as -DISTHMUS_POISON.
+    not wrong; `imported` is told what each node of the model came to. `cache` is the folder of compiled
+    kernels. `c_flags` are for tests, such as -DISTHMUS_POISON.
     """
 
     name: str | None = None

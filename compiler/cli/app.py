@@ -25,6 +25,7 @@ EXIT_BROKEN_PIPE = 128 + 13
 # Name of the module under isthmus.cli -> its line in `isthmus --help`. Kept here so that asking for help
 # does not load a compiler.
 COMMANDS = {
+    "check": "Say in seconds whether a model can be compiled, into what, and what is in the way.",
     "compile": "Compile a model for a chip: ONNX in, bundle out.",
     "run": "Run a bundle on inputs from files.",
     "verify": "Check a bundle's answers against stored ones, or against onnxruntime.",

@@ -1,0 +1,255 @@
+"""`isthmus check`: can it be compiled, and into what? In seconds, without compiling."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+import isthmus.targets
+from isthmus.cli.arguments import PATH, assignments
+from isthmus.cli.output import Json, bytes_text, console, facts, json_option, show_json, show_problems, table
+from isthmus.cli.steps import Steps
+from isthmus.driver import Options, prepare, read_model
+from isthmus.errors import ModelError, Problem
+from isthmus.frontends.onnx.signature import parse_dims
+from isthmus.ir.graph import Program, Value
+from isthmus.machine import Machine
+from isthmus.passes.pipeline import Step
+from isthmus.target import Target, discover, pick
+from isthmus.tools.costs import sizes_for
+from isthmus.tools.preflight import Plans, Verdict, examine, failed, passed
+from isthmus.tools.sarif import sarif
+
+MOST_MISSES = 12  # near misses shown; --json has all
+EXIT_FAILED = 2
+
+
+@click.command("check")
+@click.argument("model", type=PATH)
+@click.option(
+    "--target", "names", multiple=True, help="A chip; by default every known one. Repeatable; `host` is one."
+)
+@click.option(
+    "--dim",
+    "dims",
+    multiple=True,
+    metavar="NAME=SIZE",
+    help="As for compile: fix or bound a dim. Repeatable.",
+)
+@click.option(
+    "--at", multiple=True, metavar="NAME=SIZE", help="A size at which memory and work are told. Repeatable."
+)
+@click.option("--sarif", "log", type=PATH, metavar="FILE", help="Also write the problems as SARIF 2.1.0.")
+@json_option
+def command(
+    model: Path,
+    names: tuple[str, ...],
+    dims: tuple[str, ...],
+    at: tuple[str, ...],
+    log: Path | None,
+    as_json: bool,
+) -> None:
+    """Say whether MODEL, an ONNX file, can be compiled, into what, and what is in the way.
+
+    Runs everything that `isthmus compile` does up to making machine code. Exit status 2 when the model cannot be
+    compiled for one of the targets.
+
+    \b
+    Examples:
+      isthmus check model.onnx
+      isthmus check model.onnx --target host --at batch=8 --at seq=256
+      isthmus check model.onnx --json
+      isthmus check model.onnx --sarif problems.sarif
+    """
+    known = discover(isthmus.targets)
+    machine = Machine.here()
+    host = next((t.name for t in reversed(known.values()) if not t.missing_on(machine)), None)
+    targets = list({t.name: t for t in (pick(name, known, machine) for name in names or known)}.values())
+    sizes = assignments("--at", at, _size, "NAME=SIZE")
+    warnings: list[Problem] = []
+    options = Options(dims=parse_dims(dims), warn=warnings.append)
+    with Steps() as steps:
+        steps.begin("import")
+        try:
+            program = read_model(model, options)
+        except ModelError as error:
+            program = None
+            verdicts = [failed(target, target.name == host, error.problems) for target in targets]
+        if program is not None:
+            at_sizes = sizes_for(program, sizes)
+            verdicts = []
+            for target in targets:
+                steps.begin(target.name)
+                verdicts.append(_check(program, target, target.name == host, at_sizes, warnings))
+    if log is not None:
+        _write_sarif(log, model, verdicts, warnings)
+    if as_json:
+        show_json(_as_json(model, program, verdicts, warnings))
+    else:
+        _show(program, verdicts)
+        show_problems(warnings)
+    if any(verdict.problems for verdict in verdicts):
+        raise click.exceptions.Exit(EXIT_FAILED)
+
+
+def _size(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def _check(
+    program: Program, target: Target, is_host: bool, sizes: Mapping[str, int], warnings: list[Problem]
+) -> Verdict:
+    """Everything a compile does before it generates code."""
+    steps: list[Step] = []
+    try:
+        prepared = prepare(program, target, Options(watch=steps.append, warn=warnings.append))
+    except ModelError as error:
+        return failed(target, is_host, error.problems)
+    threads = os.cpu_count() or 1
+    plans = examine(prepared.program, prepared.plan, prepared.layout, steps, sizes, threads)
+    return passed(target, is_host, plans)
+
+
+# --- for people ---
+
+
+def _show(program: Program | None, verdicts: Sequence[Verdict]) -> None:
+    out = console()
+    if program is not None:
+        dims = ", ".join(map(str, program.dims)) or "none: every size is fixed"
+        rows = [("model", program.name), ("dims", dims)]
+        rows += [("input", _port(v.attr("name"), v)) for v in program.main.inputs]
+        rows += [("output", _port(name, v)) for name, v in program.main.outputs]
+        out.print(facts(rows))
+    grid = table(
+        "target", "verdict", "weights", "memory", "kernels", "calls", right=("weights", "memory", "kernels")
+    )
+    for verdict in verdicts:
+        mark = " (host)" if verdict.is_host else ""
+        plans = verdict.plans
+        if plans is None:
+            count = len(verdict.problems)
+            grid.add_row(verdict.target + mark, f"no: {count} problem{'s' * (count != 1)}", "", "", "", "")
+            continue
+        costs, calls = plans.costs, f"{sum(plans.kernels.values())} in {plans.stages} stages"
+        sizes = (bytes_text(costs.weights_bytes), bytes_text(costs.arena_bytes))
+        grid.add_row(verdict.target + mark, "compiles", *sizes, str(len(plans.kernels)), calls)
+    out.print(grid)
+    plans = next((v.plans for v in verdicts if v.plans is not None), None)
+    if plans is not None:
+        _show_plans(plans)
+    show_problems(problem for problem, _ in _problems(verdicts))
+
+
+def _port(name: str, value: Value) -> str:
+    return f"{name}  {value.t}"
+
+
+def _show_plans(plans: Plans) -> None:
+    """What is the same for every target, or nearly."""
+    out, costs = console(), plans.costs
+    at = ", ".join(f"{name}={size}" for name, size in costs.sizes.items()) or "the fixed sizes"
+    rows = [
+        ("fused", ", ".join(map(str, plans.fusions)) or "nothing"),
+        ("multiply-adds", f"{costs.multiply_adds}"),
+        (f"at {at}", f"{costs.multiply_adds_at:,} multiply-adds"),
+        ("", f"{bytes_text(costs.arena_bytes)} of working memory with {costs.threads} threads"),
+        ("", f"{bytes_text(costs.ports_bytes)} of inputs and outputs"),
+    ]
+    out.print(facts(rows))
+    if not plans.misses:
+        return
+    grid = table("near miss", "times", "reason", "nodes", right=("times",))
+    for miss in plans.misses[:MOST_MISSES]:
+        more = ", ..." if miss.count > len(miss.nodes[:2]) else ""
+        grid.add_row(miss.rule, str(miss.count), miss.reason, ", ".join(miss.nodes[:2]) + more)
+    out.print(grid)
+    if (rest := len(plans.misses) - MOST_MISSES) > 0:
+        out.print(f"and {rest} more near misses; --json has all of them")
+
+
+def _problems(verdicts: Sequence[Verdict]) -> list[tuple[Problem, list[str]]]:
+    """Every problem once, with the targets that have it."""
+    found: dict[Problem, list[str]] = {}
+    for verdict in verdicts:
+        for problem in verdict.problems:
+            found.setdefault(problem, []).append(verdict.target)
+    return list(found.items())
+
+
+# --- for programs ---
+
+
+def _write_sarif(log: Path, model: Path, verdicts: Sequence[Verdict], warnings: Sequence[Problem]) -> None:
+    found = sarif(model, version("isthmus"), _problems(verdicts), dict.fromkeys(warnings))
+    log.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+
+
+def _as_json(
+    model: Path, program: Program | None, verdicts: Sequence[Verdict], warnings: Sequence[Problem]
+) -> Json:
+    about: dict[str, Json] = {}
+    if program is not None:
+        about = {
+            "name": program.name,
+            "dims": [{"name": d.name, "low": d.low, "high": d.high} for d in program.dims],
+            "inputs": [_port_json(v.attr("name"), v) for v in program.main.inputs],
+            "outputs": [_port_json(name, v) for name, v in program.main.outputs],
+        }
+    return {
+        "model": str(model),
+        "compiles": not any(verdict.problems for verdict in verdicts),
+        **about,
+        "targets": [_verdict_json(verdict) for verdict in verdicts],
+        "warnings": [_problem_json(problem) for problem in warnings],
+    }
+
+
+def _port_json(name: str, value: Value) -> Json:
+    shape = [d if isinstance(d, int) else str(d) for d in value.shape]
+    return {"name": name, "dtype": str(value.dtype), "shape": shape}
+
+
+def _problem_json(problem: Problem) -> Json:
+    code = problem.code
+    return {
+        "code": code.number,
+        "slug": code.slug,
+        "message": problem.message,
+        "where": problem.where,
+        "remedy": problem.hint,
+    }
+
+
+def _verdict_json(verdict: Verdict) -> Json:
+    found: dict[str, Json] = {
+        "target": verdict.target,
+        "host": verdict.is_host,
+        "compiles": not verdict.problems,
+        "problems": [_problem_json(problem) for problem in verdict.problems],
+    }
+    if verdict.plans is None:
+        return found
+    plans, costs = verdict.plans, verdict.plans.costs
+    return {
+        **found,
+        "fusions": [{"op": f.op, "count": f.count, "parts": dict(f.parts)} for f in plans.fusions],
+        "near_misses": [
+            {"rule": m.rule, "reason": m.reason, "count": m.count, "nodes": list(m.nodes)}
+            for m in plans.misses
+        ],
+        "kernels": dict(plans.kernels),
+        "stages": plans.stages,
+        "sizes": dict(costs.sizes),
+        "threads": costs.threads,
+        "weights_bytes": costs.weights_bytes,
+        "working_bytes": costs.arena_bytes,
+        "input_output_bytes": costs.ports_bytes,
+        "multiply_adds": str(costs.multiply_adds),
+        "multiply_adds_at_sizes": costs.multiply_adds_at,
+    }
