@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 import onnx
 
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.tensors import DTYPES
 from isthmus.ir.types import TensorType
+
+
+class _Schema(Protocol):
+    """The parts of `onnx.defs.OpSchema` that its own stub leaves out."""
+
+    @property
+    def attributes(self) -> Mapping[str, onnx.defs.OpSchema.Attribute]: ...
+    @property
+    def has_function(self) -> bool: ...
+    @property
+    def has_context_dependent_function(self) -> bool: ...
+    @property
+    def function_opset_versions(self) -> Sequence[int]: ...
+    @property
+    def context_dependent_function_opset_versions(self) -> Sequence[int]: ...
+    def get_function_with_opset_version(self, version: int, /) -> bytes: ...
+    def get_context_dependent_function_with_opset_version(
+        self, version: int, node: bytes, types: Sequence[bytes], /
+    ) -> bytes: ...
+
 
 _CODES = {dtype: code for code, dtype in DTYPES.items()}
 
@@ -45,9 +66,8 @@ def body(
     function = onnx.FunctionProto()
     function.ParseFromString(found)
     given = {a.name for a in function.attribute_proto}
-    defaults: Mapping[str, onnx.defs.OpSchema.Attribute] = schema.attributes
     function.attribute_proto.extend(
-        a.default_value for n, a in defaults.items() if n not in given and a.default_value.name
+        a.default_value for n, a in schema.attributes.items() if n not in given and a.default_value.name
     )
     return function if function.node else None
 
@@ -63,9 +83,9 @@ def _resolved(node: onnx.NodeProto, attributes: Mapping[str, onnx.AttributeProto
     return copy
 
 
-def _schema(op_type: str, domain: str, opset: int) -> onnx.defs.OpSchema | None:
+def _schema(op_type: str, domain: str, opset: int) -> _Schema | None:
     try:
-        return onnx.defs.get_schema(op_type, opset, domain)
+        return cast(_Schema, onnx.defs.get_schema(op_type, opset, domain))
     except onnx.defs.SchemaError:
         return None
 

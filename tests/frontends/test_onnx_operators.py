@@ -387,6 +387,8 @@ CASES = [
     c("NonZero", np.array([[1, 0, 2], [0, 0, 3]], np.int64)),
     c("ReverseSequence", "f32[5,2,3]", i(4, 2)),
     c("ReverseSequence", "f32[2,5,3]", i(4, 2), batch_axis=0, time_axis=1),
+    c("Col2Im", "f32[b,8,6]", i(4, 3), i(2, 2)),
+    c("Col2Im", "f32[b,12,9]", i(5, 5), i(2, 3), pads=[1, 0, 1, 2], strides=[2, 1], dilations=[2, 2]),
     # recurrent layers
     *(
         c(

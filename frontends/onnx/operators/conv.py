@@ -159,7 +159,7 @@ def conv_transpose(node: Node) -> Tensor:
     before = tuple(span - 1 - b for span, b in zip(g.spans, g.before, strict=True))
     after = tuple(span - 1 - a + m for span, a, m in zip(g.spans, g.after, more, strict=True))
     once = replace(g, strides=(1,) * rank, before=before, after=after)
-    return convolution(node, _spread(node, x, g.strides), reversed_, bias, once, groups)
+    return convolution(node, spread(node, x, g.strides), reversed_, bias, once, groups)
 
 
 def _transposed_geometry(
@@ -181,6 +181,7 @@ def _transposed_geometry(
     node.ignore("pads")
     low: list[Dim] = []
     high: list[Dim] = []
+    beyond: list[Dim] = []
     targets: Shape = tuple(d * s for d, s in zip(spatial, strides, strict=True))
     targets = targets if wanted is None else wanted[-rank:]
     for dim, stride, span, extra, target in zip(spatial, strides, plain.spans, more, targets, strict=True):
@@ -190,10 +191,12 @@ def _transposed_geometry(
         small, large = max(total, 0) // 2, max(total, 0) - max(total, 0) // 2
         low.append(small if mode == "SAME_UPPER" else large)
         high.append(large if mode == "SAME_UPPER" else small)
-    return replace(plain, before=tuple(low), after=tuple(high)), more
+        # What is wanted beyond all that the kernel reaches lies at the end.
+        beyond.append(extra + max(-total, 0))
+    return replace(plain, before=tuple(low), after=tuple(high)), tuple(beyond)
 
 
-def _spread(node: Node, x: Tensor, strides: tuple[int, ...]) -> Tensor:
+def spread(node: Node, x: Tensor, strides: tuple[int, ...]) -> Tensor:
     """`strides - 1` zeros between neighbours along each spatial axis."""
     for axis, stride in enumerate(strides, 2):
         if stride == 1:

@@ -164,17 +164,31 @@ def lp_normalization(node: Node) -> Tensor:
     return node.b.op(pointwise.div, x, node.b.op(pointwise.where, empty, node.like(1, x), size))
 
 
-def batch_normalization(node: Node) -> Tensor:
+def batch_normalization(node: Node) -> list[Tensor | None]:
     x, scale, bias, mean, variance = (node[i] for i in range(5))
     node.ignore("momentum", "spatial")
+    running: list[Tensor | None] = []
     if node.integer("training_mode", 0):
-        raise node.unsupported("training_mode=1", "export the model for inference")
+        keep = node.number("momentum", 0.9)
+        axes = tuple(i for i in range(x.rank) if i != 1)
+        own = node.b.op(reduce.reduce_mean, x, axes=axes)
+        centred = node.b.op(pointwise.sub, x, own)
+        spread = node.b.op(reduce.reduce_mean, node.b.op(pointwise.mul, centred, centred), axes=axes)
+        batch = [node.b.cast(node.b.reshape(t, mean.shape), mean.dtype) for t in (own, spread)]
+        running = [_blend(node, old, new, keep) for old, new in zip((mean, variance), batch, strict=True)]
+        mean, variance = batch
     inverse = inverse_root(node, variance, node.number("epsilon", 1e-5))
     factor = node.b.op(pointwise.mul, scale, inverse)
     shift = node.b.op(pointwise.sub, bias, node.b.op(pointwise.mul, mean, factor))
     channels = (*factor.shape, *(1,) * (x.rank - 2))
     scaled = node.b.op(pointwise.mul, x, node.b.reshape(factor, channels))
-    return node.b.op(pointwise.add, scaled, node.b.reshape(shift, channels))
+    return [node.b.op(pointwise.add, scaled, node.b.reshape(shift, channels)), *running]
+
+
+def _blend(node: Node, old: Tensor, new: Tensor, keep: float) -> Tensor:
+    """old * keep + new * (1 - keep)."""
+    parts = (node.b.op(pointwise.mul, t, node.like(share, t)) for t, share in ((old, keep), (new, 1 - keep)))
+    return node.b.op(pointwise.add, *parts)
 
 
 def instance_normalization(node: Node) -> Tensor:
