@@ -389,6 +389,23 @@ CASES = [
     c("ReverseSequence", "f32[2,5,3]", i(4, 2), batch_axis=0, time_axis=1),
     c("Col2Im", "f32[b,8,6]", i(4, 3), i(2, 2)),
     c("Col2Im", "f32[b,12,9]", i(5, 5), i(2, 3), pads=[1, 0, 1, 2], strides=[2, 1], dilations=[2, 2]),
+    *(
+        c(
+            "TfIdfVectorizer",
+            "i32[2,6]<7",
+            mode=mode,
+            min_gram_length=1,
+            max_gram_length=2,
+            max_skip_count=1,
+            ngram_counts=[0, 2],
+            ngram_indexes=[0, 3, 1, 2],
+            pool_int64s=[2, 3, 4, 5, 2, 2],
+            weights=[1.0, 2.0, 0.5, 3.0],
+        )
+        for mode in ("TF", "IDF", "TFIDF")
+    ),
+    c("Einsum", "f32[b,5,5]", equation="bii->bi"),
+    c("Einsum", "f32[5,5,5]", equation="iii->"),
     # recurrent layers
     *(
         c(

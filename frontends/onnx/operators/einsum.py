@@ -18,9 +18,10 @@ ELLIPSIS = "0123456789"
 def einsum(node: Node) -> Tensor:
     equation = node.text("equation", "")
     terms, result = _parsed(node, equation)
-    tensors = node.every()
-    if len(terms) != len(tensors):
-        raise node.error(Code.INVALID_GRAPH, f"{node.operator}: {equation!r} for {len(tensors)} inputs")
+    if len(terms) != len(node.inputs):
+        raise node.error(Code.INVALID_GRAPH, f"{node.operator}: {equation!r} for {len(node.inputs)} inputs")
+    diagonals = [_diagonal(node, *each) for each in zip(terms, node.every(), strict=True)]
+    terms, tensors = [labels for labels, _ in diagonals], [tensor for _, tensor in diagonals]
     labels, current = terms[0], tensors[0]
     for i, (other_labels, other) in enumerate(zip(terms[1:], tensors[1:], strict=True), 1):
         later = set(result).union(*terms[i + 1 :])
@@ -54,11 +55,28 @@ def _parsed(node: Node, equation: str) -> tuple[list[str], str]:
         once = sorted({x for x in left if x.isalpha() and left.count(x) == 1})
         result = ELLIPSIS[:width] + "".join(once)
     for labels, tensor in zip(terms, node.every(), strict=False):
-        if len(set(labels)) < len(labels):
-            raise node.unsupported(f"the equation {equation!r} takes a diagonal")
         if len(labels) != tensor.rank:
             raise node.error(Code.SHAPE_MISMATCH, f"{node.operator}: {equation!r} for {tensor.type}")
     return terms + inputs[len(terms) :], result
+
+
+def _diagonal(node: Node, labels: str, x: Tensor) -> tuple[str, Tensor]:
+    """`x` where axes of one label have one index."""
+    for label in dict.fromkeys(labels):
+        while labels.count(label) > 1:
+            first, second = labels.index(label), labels.rindex(label)
+            if x.shape[first] != x.shape[second]:
+                raise node.error(Code.SHAPE_MISMATCH, f"{node.operator}: axes {label!r} of {x.type} differ")
+            lines = [
+                node.b.iota(tuple(d if i == at else 1 for i, d in enumerate(x.shape)), at)
+                for at in (first, second)
+            ]
+            chosen = node.b.op(pointwise.equal, *lines)
+            only = node.b.op(pointwise.where, chosen, x, node.like(0, x))
+            x = node.b.op(reduce.reduce_sum, only, axes=(second,))
+            x = node.b.reshape(x, (*x.shape[:second], *x.shape[second + 1 :]))
+            labels = labels[:second] + labels[second + 1 :]
+    return labels, x
 
 
 def _summed(node: Node, labels: str, x: Tensor, kept: set[str]) -> tuple[str, Tensor]:

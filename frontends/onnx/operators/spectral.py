@@ -13,8 +13,7 @@ from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.frontends.onnx.operators.movement import padded
 from isthmus.frontends.onnx.operators.spatial import require_positive
 from isthmus.ir.dims import Dim, floordiv, minimum
-from isthmus.ir.graph import Op
-from isthmus.ir.types import DType
+from isthmus.ir.types import Array, DType
 from isthmus.ops import movement, nn, pointwise
 from isthmus.ops.movement import window_count
 
@@ -34,9 +33,9 @@ def dft(node: Node) -> Tensor:
     length = x.shape[axis] if node.get(1) is None else node.dims(1, "its length")[0]
     inverse, onesided = bool(node.integer("inverse", 0)), bool(node.integer("onesided", 0))
     if onesided and inverse:
-        raise node.unsupported("onesided=1 with inverse=1")
+        return _real_signal(node, x, axis, 2 * length - 2 if node.get(1) is None else length)
     x = _of_length(node, x, axis, length)
-    count = floordiv(length, 2) + 1 if onesided else length
+    count = floordiv(length, 2) + 1 if onesided and not inverse else length
     real, imaginary = (
         node.b.reshape(node.b.cut(x, x.rank - 1, i, 1), x.shape[:-1]) if i < _parts(x) else None
         for i in (0, 1)
@@ -46,6 +45,36 @@ def dft(node: Node) -> Tensor:
     assert lines[0] is not None
     a, b = transformed(node, lines[0], lines[1], length, count, inverse)
     return _joined(node, node.b.swap(a, axis, a.rank - 1), node.b.swap(b, axis, b.rank - 1))
+
+
+def _real_signal(node: Node, x: Tensor, axis: int, length: Dim) -> Tensor:
+    """The signal of `length` whose first frequencies are `x`; the others are their conjugates."""
+    if x.shape[-1] != 2 or not isinstance(length, int):
+        raise node.unsupported(
+            "onesided=1 with inverse=1 of other than complex numbers, or of an open length"
+        )
+    count = length // 2 + 1
+    x = _of_length(node, x, axis, count)
+    cosines, sines = _tables(node, length, count)
+    # All but the first, and the middle one of an even number, stand for two.
+    times = np.array([1 if k == 0 or 2 * k == length else 2 for k in range(count)]) / length
+    total: Tensor | None = None
+    for i, table in ((0, cosines * times), (1, -sines * times)):
+        part = node.b.reshape(node.b.cut(x, x.rank - 1, i, 1), x.shape[:-1])
+        line = node.b.swap(part, axis, part.rank - 1)
+        term = node.b.op(nn.matmul, line, node.b.array(table.T.astype(x.dtype.numpy)))
+        total = term if total is None else node.b.op(pointwise.add, total, term)
+    assert total is not None
+    signal = node.b.swap(total, axis, total.rank - 1)
+    return node.b.reshape(signal, (*signal.shape, 1))
+
+
+def _tables(node: Node, length: int, count: int) -> tuple[Array, Array]:
+    """cos and sin of 2 pi j k / length, f64[length, count]."""
+    if length > LONGEST:
+        raise node.unsupported(f"a length of {length}; up to {LONGEST}")
+    turns = np.outer(np.arange(length), np.arange(count)) % length * (2 * math.pi / length)
+    return np.cos(turns), np.sin(turns)
 
 
 def _parts(x: Tensor) -> int:
@@ -70,38 +99,34 @@ def transformed(
     node: Node, real: Tensor, imaginary: Tensor | None, length: Dim, count: Dim, inverse: bool
 ) -> tuple[Tensor, Tensor]:
     """`count` frequencies of the last axis, which has `length` elements: real and imaginary parts."""
-    cosines, sines = _matrices(node, length, count, real.dtype, inverse)
+    cosines, sines = _matrices(node, length, count, real.dtype)
     # e^(-ix) = cos x - i sin x, and the other way round for the inverse.
     sign, other = (pointwise.add, pointwise.sub) if not inverse else (pointwise.sub, pointwise.add)
     a = node.b.op(nn.matmul, real, cosines)
     b = node.b.op(nn.matmul, real, sines)
     if imaginary is None:
-        return a, b if inverse else node.b.op(pointwise.neg, b)
-    c, d = node.b.op(nn.matmul, imaginary, cosines), node.b.op(nn.matmul, imaginary, sines)
-    return node.b.op(sign, a, d), node.b.op(other, c, b)
+        b = b if inverse else node.b.op(pointwise.neg, b)
+    else:
+        c, d = node.b.op(nn.matmul, imaginary, cosines), node.b.op(nn.matmul, imaginary, sines)
+        a, b = node.b.op(sign, a, d), node.b.op(other, c, b)
+    if not inverse:
+        return a, b
+    size = node.b.dim(length, real.dtype)
+    return node.b.op(pointwise.div, a, size), node.b.op(pointwise.div, b, size)
 
 
-def _matrices(node: Node, length: Dim, count: Dim, dtype: DType, inverse: bool) -> tuple[Tensor, Tensor]:
-    """cos and sin of 2 pi j k / length, [length, count]; divided by the length for the inverse."""
+def _matrices(node: Node, length: Dim, count: Dim, dtype: DType) -> tuple[Tensor, Tensor]:
+    """cos and sin of 2 pi j k / length, [length, count]."""
     if isinstance(length, int) and isinstance(count, int):
-        if length > LONGEST:
-            raise node.unsupported(f"a length of {length}; up to {LONGEST}")
-        turns = np.outer(np.arange(length), np.arange(count)) % length * (2 * math.pi / length)
-        scale = 1 / length if inverse else 1
-        cosines, sines = ((f(turns) * scale).astype(dtype.numpy) for f in (np.cos, np.sin))
-        return node.b.array(cosines), node.b.array(sines)
+        cosines, sines = _tables(node, length, count)
+        return node.b.array(cosines.astype(dtype.numpy)), node.b.array(sines.astype(dtype.numpy))
     b = node.b
     rows, columns = (b.iota((length, count), axis) for axis in (0, 1))
     # The remainder first: large angles lose digits.
     turn = b.op(pointwise.mod, b.op(pointwise.mul, rows, columns), b.dim(length))
-    size = b.dim(length, dtype)
-    angle = b.op(pointwise.div, b.op(pointwise.mul, b.cast(turn, dtype), node.like(2 * math.pi, dtype)), size)
-    scale_by = b.op(pointwise.reciprocal, size) if inverse else node.like(1, dtype)
-
-    def table(op: Op) -> Tensor:
-        return b.op(pointwise.mul, b.op(op, angle), scale_by) if inverse else b.op(op, angle)
-
-    return table(pointwise.cos), table(pointwise.sin)
+    turns = b.op(pointwise.mul, b.cast(turn, dtype), node.like(2 * math.pi, dtype))
+    angle = b.op(pointwise.div, turns, b.dim(length, dtype))
+    return b.op(pointwise.cos, angle), b.op(pointwise.sin, angle)
 
 
 def stft(node: Node) -> Tensor:
@@ -133,4 +158,22 @@ def stft(node: Node) -> Tensor:
     )
 
 
-OPERATORS: Mapping[str, Importer] = {"DFT": dft, "STFT": stft}
+def mel_weight_matrix(node: Node) -> Tensor:
+    """[frequencies, bands]: triangles that overlap, evenly spaced on the mel scale."""
+    bands, length, rate = (int(node.one_number(i, "its setting")) for i in range(3))
+    low, high = (2595 * math.log10(1 + node.one_number(i, "an edge") / 700) for i in (3, 4))
+    if bands < 1 or not 1 <= length <= 1 << 20 or rate < 1:
+        raise node.error(Code.INVALID_GRAPH, f"{node.operator}: {bands} bands of {length} at {rate} Hz")
+    mel = low + np.arange(bands + 2) * (high - low) / (bands + 2)
+    edges = ((length + 1) * (700 * (10 ** (mel / 2595) - 1)) // rate).astype(np.int64)
+    j = np.arange(length // 2 + 1)[:, None]
+    left, centre, right = edges[:-2], edges[1:-1], edges[2:]
+    with np.errstate(all="ignore"):
+        rising = np.where(centre == left, j == centre, (j - left) / (centre - left))
+        falling = np.where(right == centre, j == centre, (right - j) / (right - centre))
+    up = np.where((j >= left) & (j <= centre), rising, 0.0)
+    weights = np.where((j >= centre) & (j < right), falling, up)
+    return node.b.array(weights.astype(node.dtype("output_datatype", DType.F32).numpy))
+
+
+OPERATORS: Mapping[str, Importer] = {"DFT": dft, "MelWeightMatrix": mel_weight_matrix, "STFT": stft}
