@@ -71,8 +71,10 @@ NBITS = {"K": 70, "N": 6, "bits": 4, "block_size": 32}
 WIDE = "f32[b,s,70]"
 QA = {"num_heads": 2}
 QKV = (i8(8, 24), f32(24), S, S2)
+LAST = {"block_size": 16, "quantize_axis": -1}
 TABLES = (u8(9, 8), u8(16, 8), u8(3, 8), u8(8), u8(8))
 EMBED = (*(S,) * 5, *(n(z) for z in (120, 130, 128, 3, 100)))
+I32 = RNG.integers(-999, 999, 6).astype(np.int32)
 LUT = (n(4), S2, n(9))
 
 CASES = [
@@ -126,8 +128,7 @@ CASES = [
     c(MS + "DynamicQuantizeMatMul", X, u8(8, 6), scales(6), u8(6), f32(6)),
     c(MS + "MatMulIntegerToFloat", U, i8(8, 6), S, scales(6), n(99)),
     c(MS + "MatMulIntegerToFloat", U, u8(8, 6), S, S2, n(99), n(128), f32(6)),
-    c(MS + "QGemm", "u8[b,8]", S, n(120), i8(8, 6), S2, n(0, np.int8), RNG.integers(-999, 999, 6).astype(np.int32),
-      S3, n(9)),
+    c(MS + "QGemm", "u8[b,8]", S, n(120), i8(8, 6), S2, n(0, np.int8), I32, S3, n(9)),
     c(MS + "QGemm", "u8[b,8]", S, n(120), i8(6, 8), scales(6), i8(6), transB=1, alpha=0.5),
     c(MS + "QAttention", U, *QKV, None, n(128), n(2, np.int8), **QA),
     c(MS + "QAttention", U, *QKV, "i32[b,s]<2", n(128), n(0, np.int8), mask_filter_value=-3e38, **QA),
@@ -144,9 +145,9 @@ CASES = [
     c(MS + "MatMulNBits", WIDE, u8(6, 3, 8), scales(18), u8(6), **{**NBITS, "bits": 2}),
     c(MS + "GatherBlockQuantized", INT4, "i64[b,s]<6", scales(6, 4), block_size=16),
     c(MS + "GatherBlockQuantized", UINT4, "i32[s]<6", scales(6, 2), UINT4[:, :2].copy(), block_size=32),
-    c(MS + "GatherBlockQuantized", u8(6, 32), "i64[b]<6", scales(6, 4), block_size=16, quantize_axis=-1),
-    c(MS + "GatherBlockQuantized", u8(6, 32), "i64[b]<6", scales(6, 4), u8(6, 2), block_size=16, quantize_axis=-1),
-    c(MS + "GatherBlockQuantized", u8(6, 64), "i64[b]<6", scales(6, 4), block_size=16, quantize_axis=-1, bits=8),
+    c(MS + "GatherBlockQuantized", u8(6, 32), "i64[b]<6", scales(6, 4), **LAST),
+    c(MS + "GatherBlockQuantized", u8(6, 32), "i64[b]<6", scales(6, 4), u8(6, 2), **LAST),
+    c(MS + "GatherBlockQuantized", u8(6, 64), "i64[b]<6", scales(6, 4), **LAST, bits=8),
     # on what the numbers stand for
     c(MS + "QLinearAdd", U, S, n(9), U, S2, n(128), S2, n(100), off=1),
     c(MS + "QLinearAdd", I, S, n(9, np.int8), i8(8), S2, n(1, np.int8), S2, n(-4, np.int8), off=1),

@@ -8,6 +8,7 @@ from isthmus.passes.clean.fold import Fold
 from isthmus.passes.clean.identities import IDENTITIES, SPELLINGS, WHERES
 from isthmus.passes.clean.indexing import GATHER_NUMBER, RangeGathers
 from isthmus.passes.clean.movement import MOVEMENT
+from isthmus.passes.clean.quantized import QUANTIZED
 from isthmus.passes.clean.ranges import RANGES
 from isthmus.passes.clean.scalars import SCALARS
 from isthmus.passes.clean.share import Share
@@ -15,7 +16,18 @@ from isthmus.passes.steps import Pass, Rewrite, Until
 
 CANONICAL = Rewrite(
     "canonical-forms",
-    (*IDENTITIES, *WHERES, *SPELLINGS, *CASTS, *MOVEMENT, GATHER_NUMBER, *RANGES, *SCALARS, *BROADCASTS),
+    (
+        *IDENTITIES,
+        *WHERES,
+        *SPELLINGS,
+        *CASTS,
+        *MOVEMENT,
+        *QUANTIZED,
+        GATHER_NUMBER,
+        *RANGES,
+        *SCALARS,
+        *BROADCASTS,
+    ),
 )
 TIDY = Until("tidy", (Fold(), Share(), CANONICAL, RangeGathers()))
 

@@ -1,0 +1,114 @@
+"""Quantized models, compiled: integers to the bit, floats as onnxruntime has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+import isthmus
+
+RNG = np.random.default_rng(5)
+node = helper.make_node
+MS = "com.microsoft"
+
+
+def scale(*shape: int) -> Any:
+    return (RNG.random(shape) * 0.02 + 0.005).astype(np.float32)
+
+
+def i8(*shape: int) -> Any:
+    return RNG.integers(-128, 128, shape).astype(np.int8)
+
+
+def u8(*shape: int) -> Any:
+    return RNG.integers(0, 256, shape).astype(np.uint8)
+
+
+ZERO, ZERO_I8, POINT = np.asarray(128, np.uint8), np.asarray(0, np.int8), np.asarray(117, np.uint8)
+DYNAMIC = (
+    [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        node("MatMulInteger", ["q", "w", "z", "wz"], ["y"]),
+    ],
+    {"w": i8(600, 24), "wz": i8(24)},
+    {"x": np.float32},
+)
+OPERATORS = (
+    [
+        node("QuantizeLinear", ["x", "xs", "xz"], ["q"]),
+        node("QLinearMatMul", ["q", "xs", "xz", "w", "ws", "wz", "ys", "yz"], ["h"]),
+        node("QLinearAdd", ["h", "ys", "yz", "h", "ys", "yz", "zs", "yz"], ["y"], domain=MS),
+    ],
+    {
+        "xs": scale(), "xz": ZERO, "w": i8(600, 24), "ws": scale(24), "wz": i8(24) * 0, "ys": np.float32(0.2),
+        "yz": POINT, "zs": np.float32(0.4),
+    },
+    {"x": np.float32},
+)  # fmt: skip
+WEIGHTS = (
+    [
+        node("DequantizeLinear", ["w", "ws", "wz"], ["f"], axis=0, block_size=60),
+        node("MatMul", ["x", "f"], ["h"]),
+        node("MatMulNBits", ["h", "b", "bs", "bz"], ["y"], domain=MS, K=24, N=6, bits=4, block_size=16),
+    ],
+    {
+        "w": RNG.integers(-8, 8, (600, 24)).astype(ml_dtypes.int4), "ws": scale(10, 24),
+        "wz": RNG.integers(-8, 8, (10, 24)).astype(ml_dtypes.int4), "b": u8(6, 2, 8),
+        "bs": scale(12), "bz": u8(6),
+    },
+    {"x": np.float32},
+)  # fmt: skip
+TWO = (
+    [node("MatMulInteger", ["x", "v", "z"], ["y"])],
+    {"z": ZERO},
+    {"x": np.uint8, "v": np.int8},
+)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "weights", "inputs"),
+    [DYNAMIC, OPERATORS, WEIGHTS, TWO],
+    ids=["dynamic", "operators", "weights", "two"],
+)
+def test_compiled(nodes: Any, weights: Any, inputs: Any, tmp_path: Path) -> None:
+    shapes = {"x": ["rows", 600], "v": [600, "columns"]}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [
+            helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(t)), shapes[n])
+            for n, t in inputs.items()
+        ],
+        [onnx.ValueInfoProto(name="y")],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid(MS, 1)]
+    path = tmp_path / "tiny.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    bundle = isthmus.compile(path, target="host", out=tmp_path / "dist")
+    peer = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with isthmus.load(bundle.path) as session:
+        for rows, columns in ((1, 1), (7, 33)):
+            given = {n: example(t, rows, columns, n) for n, t in inputs.items()}
+            (wanted,) = peer.run(None, given)
+            got = session.run(given)["y"]
+            assert got.dtype == wanted.dtype
+            if wanted.dtype.kind in "iu":
+                np.testing.assert_array_equal(got, wanted)
+            else:
+                np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def example(dtype: Any, rows: int, columns: int, name: str) -> Any:
+    shape = (rows, 600) if name == "x" else (600, columns)
+    if dtype is np.float32:
+        return RNG.standard_normal(shape).astype(dtype)
+    limits = np.iinfo(dtype)
+    return RNG.integers(limits.min, limits.max + 1, shape).astype(dtype)
