@@ -30,6 +30,7 @@ COMMANDS = {
     "run": "Run a bundle on inputs from files.",
     "verify": "Check a bundle's answers against stored ones, or against onnxruntime.",
     "inspect": "Show what is in a bundle and how it was made.",
+    "explain": "Say what became of a node of a model.",
     "bench": "Time a bundle, alone or alternating with onnxruntime.",
     "targets": "List the chips that bundles can be made for.",
 }

@@ -56,8 +56,8 @@ def command(
 ) -> None:
     """Say whether MODEL, an ONNX file, can be compiled, into what, and what is in the way.
 
-    Runs everything that `isthmus compile` does up to making machine code. Exit status 2 when the model cannot be
-    compiled for one of the targets.
+    Runs everything that `isthmus compile` does up to making machine code. Exit status 2 when the model cannot
+    be compiled for one of the targets.
 
     \b
     Examples:

@@ -183,12 +183,14 @@ class Event:
     """What a rule did at a value: `reason` is empty when it fired, else why it refused.
 
     `inner` are the other values that the match covers: those that parts of the pattern met, not its holes.
+    `made` is what was put in the place of `at`; without a location, it gets that of `at`.
     """
 
     rule: str
     at: Value
     reason: str = ""
     inner: tuple[Value, ...] = ()
+    made: Value | None = None
 
 
 Watch = Callable[[Event], None]
@@ -369,7 +371,7 @@ class _Sweep:
                 ) from error
             if new.type != node.type:
                 raise CompilerBug(f"{name} changed the type at {node.loc}: {node.type} became {new.type}")
-            self.watch(Event(name, node, inner=_covered(prepared, match)))
+            self.watch(Event(name, node, inner=_covered(prepared, match), made=new))
             if not self._replace(node, new):
                 raise CompilerBug(f"{name} keeps what it replaces, at {node.op.name} ({node.loc})")
             return new

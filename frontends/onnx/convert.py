@@ -20,7 +20,7 @@ from isthmus.frontends.onnx.order import label, ordered
 from isthmus.frontends.onnx.signature import DimOption, Signature, initial_facts, read_signature
 from isthmus.frontends.onnx.tensors import has_nan, weight_from
 from isthmus.ir.dims import Interval, as_multiple
-from isthmus.ir.graph import Graph, NamedDim, Program, TypeMismatch, graph_input, weight_value
+from isthmus.ir.graph import Graph, NamedDim, Program, TypeMismatch, graph_input, weight_of, weight_value
 from isthmus.ir.types import DType, TensorType
 from isthmus.ir.weights import Weight
 
@@ -40,7 +40,7 @@ How: TypeAlias = Literal["unused", "known", "same", "values"]
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What importing a node came to: nothing needs it; its results are known now; it hands on its inputs; or
+    """What importing a node came to: nothing needs it; its results are constants; it hands on its inputs; or
     it became values with the location `where`."""
 
     where: str
@@ -398,7 +398,7 @@ class _Import:
 def _how(node: Node, results: Sequence[Tensor | None]) -> How:
     """What importing `node` came to."""
     made = [tensor for tensor in results if tensor is not None]
-    if all(tensor.known is not None for tensor in made):
+    if all(t.known is not None or (t.value is not None and weight_of(t.value)) for t in made):
         return "known"
     return "same" if all(any(t is given for given in node.inputs) for t in made) else "values"
 

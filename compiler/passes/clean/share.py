@@ -51,7 +51,7 @@ def _share(
             kept = first.get(key) or _with_args(node, args)
             first[key] = kept
             if kept.op is node.op and kept.loc != node.loc:
-                watch(Event(name, node))
+                watch(Event(name, node, made=kept))
         numbers.setdefault(kept, len(numbers))
         done[node] = kept
     return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))

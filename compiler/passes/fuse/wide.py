@@ -76,7 +76,7 @@ def _rebuild(graph: Graph, parts: dict[Value, list[Value]], watch: Watch, name: 
         group = parts[node]
         done.update(zip(group, _widen(args[0], group), strict=True))
         for member in group:
-            watch(Event(name, member))
+            watch(Event(name, member, made=done[member]))
     return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))
 
 
