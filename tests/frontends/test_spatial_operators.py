@@ -200,6 +200,8 @@ CASES = [
     c("Resize", "u8[2,4,7,6]", None, f(1, 1, 2, 2), mode="nearest"),
     c("Resize", IMAGE, f(1, 1, 2, 2), opset=10, mode="nearest"),
     c("Resize", IMAGE, f(1, 1, 2, 2), opset=10, mode="linear"),
+    c("Resize", STATIC, None, f(1, 1, 0.5, 2), mode="linear", antialias=1),
+    c("Resize", STATIC, None, None, i(2, 4, 3, 2), mode="cubic", antialias=1, exclude_outside=1),
     c("Upsample", IMAGE, f(1, 1, 2, 3), opset=9, mode="nearest"),
     c("Upsample", IMAGE, f(1, 1, 2, 3), opset=9, mode="linear"),
     c("Upsample", IMAGE, opset=8, scales=[1.0, 1.0, 2.0, 2.0]),
@@ -231,6 +233,12 @@ CASES = [
     c("DFT", "f32[b,h,6,2]", opset=20),
     c("STFT", "f32[b,20,1]", i(4).reshape(()), w(8), opset=17),
     c("STFT", "f32[b,20,1]", i(3).reshape(()), None, i(6).reshape(()), opset=17, onesided=0),
+    c(
+        "MelWeightMatrix",
+        *(i(n).reshape(()) for n in (8, 16, 8192)),
+        *(f(n).reshape(()) for n in (0, 4096)),
+        opset=17,
+    ),
     # normalisation
     c("LRN", IMAGE, size=3),
     c("LRN", IMAGE, size=5, alpha=0.3, beta=0.5, bias=2.0),
@@ -352,7 +360,7 @@ REFUSED = [
     (c("Conv", IMAGE, w(6, 4, 3, 3), kernel_shape=[3, 2]), Code.SHAPE_MISMATCH, "kernel_shape"),
     (c("MaxPool", IMAGE), Code.INVALID_GRAPH, "without kernel_shape"),
     (
-        c("Resize", STATIC, None, f(1, 1, 0.5, 1), mode="linear", antialias=1),
+        c("Resize", IMAGE, None, f(1, 1, 0.5, 1), mode="linear", antialias=1),
         Code.UNSUPPORTED_ATTRIBUTE,
         "antialias",
     ),
@@ -386,3 +394,15 @@ def test_every_importer_is_tested() -> None:
         f"com.microsoft::{op}" for op in ("NhwcConv", "GroupNorm", "SkipGroupNorm")
     }
     assert {op for group in GROUPS for op in group.OPERATORS} == tested
+
+
+@pytest.mark.parametrize("length", [6, 7])
+def test_real_signals(length: int, tmp_path: Path, tools: Any) -> None:
+    """A one-sided inverse, against NumPy: onnxruntime has none."""
+    case = c("DFT", "f32[b,4,3,2]", i(length).reshape(()), opset=17, axis=1, onesided=1, inverse=1)
+    model, _ = model_of(case, tools)
+    program = tools.import_model(model, tmp_path)
+    x = np.random.default_rng(0).standard_normal((2, 4, 3, 2)).astype(np.float32)
+    (got,) = evaluate(program.main, {"x0": x}).values()
+    wanted = np.fft.irfft(x[..., 0] + 1j * x[..., 1], length, axis=1)[..., None]
+    np.testing.assert_allclose(got, wanted, 1e-5, 1e-5)

@@ -24,6 +24,7 @@ from isthmus.frontends.onnx.operators.spatial import (
     slide,
 )
 from isthmus.ir.dims import Dim, Shape, product
+from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise, reduce
 
 
@@ -109,9 +110,11 @@ def _depthwise(node: Node, x: Tensor, w: Tensor, g: Geometry, groups: int) -> Te
     else:
         cut = node.b.reshape(cut, (*cut.shape, 1))
         matrix = node.b.reshape(matrix, (*g.kernel, groups, each))
-    terms = node.b.op(pointwise.mul, cut, matrix)
+    # Products of halves are summed before they are rounded.
+    wide = DType.F32 if x.dtype in (DType.F16, DType.BF16) else x.dtype
+    terms = node.b.op(pointwise.mul, node.b.cast(cut, wide), node.b.cast(matrix, wide))
     total = node.b.op(reduce.reduce_sum, terms, axes=tuple(range(1 + rank, 1 + 2 * rank)))
-    return node.b.reshape(total, (*cut.shape[: 1 + rank], out))
+    return node.b.cast(node.b.reshape(total, (*cut.shape[: 1 + rank], out)), x.dtype)
 
 
 def _grouped(node: Node, x: Tensor, w: Tensor, g: Geometry, groups: int) -> Tensor:

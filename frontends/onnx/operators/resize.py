@@ -15,10 +15,11 @@ import numpy as np
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.frontends.onnx.operators.antialias import matrix
 from isthmus.frontends.onnx.operators.spatial import across
 from isthmus.ir.dims import Dim, Expr, divide_exactly, floordiv
 from isthmus.ir.types import DType
-from isthmus.ops import movement, pointwise
+from isthmus.ops import movement, nn, pointwise
 
 MODES = ("nearest", "linear", "cubic")
 COORDINATES = (
@@ -38,6 +39,7 @@ class Settings:
     cubic: float
     exclude_outside: bool
     extrapolation: float
+    antialias: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,9 @@ def resize(node: Node) -> Tensor:
         node.number("cubic_coeff_a", -0.75),
         bool(node.integer("exclude_outside", 0)),
         node.number("extrapolation_value", 0.0),
+        bool(node.integer("antialias", 0)) and mode != "nearest",
     )
     axes = _axes(node, x, coordinates == "tf_crop_and_resize")
-    if node.integer("antialias", 0) and mode != "nearest" and any(_shrinks(a) for a in axes):
-        raise node.unsupported("antialias=1", "resize before the model, or export with antialias=0")
     return resampled(node, x, axes, settings)
 
 
@@ -201,11 +202,24 @@ def _along(node: Node, x: Tensor, place: int, axis: Axis, settings: Settings) ->
             node.b.op(pointwise.less, at, node.like(0, at)),
             node.b.op(pointwise.greater, at, last),
         )
+    if settings.antialias and _shrinks(axis):
+        return _antialiased(node, x, place, axis, at, settings)
     result = _SAMPLERS[settings.mode](node, x, place, axis.old, at, settings)
     if outside is None:
         return result
     mask = node.b.reshape(outside, across(outside.shape, place, x.rank))
     return node.b.op(pointwise.where, mask, node.like(settings.extrapolation, x), result)
+
+
+def _antialiased(node: Node, x: Tensor, place: int, axis: Axis, at: Tensor, settings: Settings) -> Tensor:
+    places = node.b.known(at)
+    if places is None or not isinstance(axis.old, int) or not isinstance(axis.new, int):
+        raise node.unsupported("antialias=1 where sizes are open", "fix the dims with --dim NAME=SIZE")
+    scale = axis.new / axis.old if axis.scale is None else axis.scale
+    weights = matrix(places, axis.old, scale, settings.mode, settings.cubic, settings.exclude_outside)
+    rows = node.b.swap(x, place, x.rank - 1)
+    result = node.b.op(nn.matmul, rows, node.b.array(weights.T.astype(x.dtype.numpy)))
+    return node.b.swap(result, place, x.rank - 1)
 
 
 def _repeated(node: Node, x: Tensor, place: int, times: int) -> Tensor:
