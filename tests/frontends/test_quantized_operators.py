@@ -239,6 +239,29 @@ def test_narrow_elements_in_every_field(tools: Any, tmp_path: Path) -> None:
             np.testing.assert_array_equal(weight.read(), array.astype(np.int8))
 
 
+def test_narrow_elements_beside_the_model(tools: Any, tmp_path: Path) -> None:
+    model, _ = model_of(c(DEQUANTIZE, INT4, scales(6), axis=0), tools)
+    onnx.save_model(
+        model, tmp_path / "w.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
+    external = onnx.load(tmp_path / "w.onnx", load_external_data=False)
+    program = tools.import_model(external, tmp_path)
+    (weight,) = [w for w in program.main.weights() if w.type.dtype is DType.I8]
+    np.testing.assert_array_equal(weight.read(), INT4.astype(np.int8))
+
+
+def test_narrow_elements_of_the_wrong_size(tools: Any, tmp_path: Path) -> None:
+    for raw in (b"", bytes(3), bytes(1)):
+        model = tools.make_model(
+            [helper.make_node(DEQUANTIZE, ["w", "s"], ["y"])], {"s": "f32[]"}, ["y"], opset=21
+        )
+        model.graph.initializer.append(
+            onnx.TensorProto(name="w", data_type=onnx.TensorProto.INT4, dims=[3], raw_data=raw)
+        )
+        (problem,) = tools.refused(model, tmp_path)
+        assert problem.code is Code.INVALID_GRAPH and problem.where == "w"
+
+
 @pytest.mark.parametrize(
     ("case", "code"),
     [
@@ -252,6 +275,9 @@ def test_narrow_elements_in_every_field(tools: Any, tmp_path: Path) -> None:
             Code.UNSUPPORTED_ATTRIBUTE,
         ),
         (c(MS + "MatMulNBits", WIDE, "u8[6,3,16]", scales(18), **NBITS), Code.UNSUPPORTED_ATTRIBUTE),
+        (c(DEQUANTIZE, i8(6, 5), scales(5), axis=0, block_size=2), Code.SHAPE_MISMATCH),
+        (c(DEQUANTIZE, i8(6, 5), scales(2, 5), axis=0, block_size=-2), Code.SHAPE_MISMATCH),
+        (c(QUANTIZE, X, scales(3), u8(3), axis=-1), Code.SHAPE_MISMATCH),
         (c(MS + "QAttention", U, *QKV, do_rotary=1, **QA), Code.UNSUPPORTED_ATTRIBUTE),
     ],
     ids=str,

@@ -19,7 +19,7 @@ from isthmus.ir.graph import Graph, Program, Value, graph_input, weight_value
 from isthmus.ir.printer import show
 from isthmus.ir.store import Stored, dump
 from isthmus.ir.types import Array, DType, Panels, TensorType
-from isthmus.ir.weights import InFile, InMemory, Weight
+from isthmus.ir.weights import InFile, InMemory, Unpacked, Weight
 from isthmus.ops.pointwise import add, neg
 from isthmus.ops.text import load
 
@@ -58,6 +58,24 @@ def test_files_are_read_at_any_offset_and_not_before(tmp_path: Path) -> None:
     assert weight.digest == hashlib.sha256(ARRAY.tobytes()).hexdigest()
     assert weight.digest == Weight.of("other", ARRAY).digest
     assert not weight.read().flags.writeable
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 30])
+def test_narrow_numbers_are_read_as_bytes(bits: int, signed: bool, count: int) -> None:
+    low = -(1 << bits - 1) if signed else 0
+    numbers = np.random.default_rng(bits).integers(low, low + (1 << bits), count)
+    packed = bytearray(-(-count * bits // 8))
+    for i, number in enumerate(numbers):
+        packed[i * bits // 8] |= (int(number) & (1 << bits) - 1) << i * bits % 8
+    weight = Weight(
+        "w",
+        TensorType(DType.I8 if signed else DType.U8, (count, 1)),
+        Unpacked(InMemory(bytes(packed)), bits, signed, count),
+    )
+    np.testing.assert_array_equal(weight.read(), numbers.reshape(count, 1))
+    assert weight.digest != Weight("w", weight.type, InMemory(bytes(packed))).digest
 
 
 def test_scalars_and_nothing_in_files(tmp_path: Path) -> None:

@@ -89,9 +89,10 @@ def _laid_out(
     params = [scale] if zero is None else [scale, zero]
     if not block:
         return x, [_broadcastable(node, p, x.rank, axis) for p in params]
+    if block < 0 or any(p.rank != x.rank for p in params):
+        text = f"{node.operator}: scales {scale.type} of {x.type} in blocks of {block}"
+        raise node.error(Code.SHAPE_MISMATCH, text)
     count, dim = scale.shape[axis], x.shape[axis]
-    if scale.rank != x.rank:
-        raise node.error(Code.SHAPE_MISMATCH, f"{node.operator}: scales {scale.type} of {x.type} in blocks")
     split = [node.b.reshape(p, (*p.shape[: axis + 1], 1, *p.shape[axis + 1 :])) for p in params]
     if node.b.facts.resolve(count * block - dim) == 0:
         return node.b.reshape(x, (*x.shape[:axis], count, block, *x.shape[axis + 1 :])), split
