@@ -18,6 +18,8 @@ from isthmus.frontends.onnx.operators import (
     conv,
     grid_sample,
     pool,
+    quantize,
+    quantized_products,
     resize,
     spatial_norm,
     spectral,
@@ -45,6 +47,10 @@ def c(op: str, *inputs: Any, outputs: int = 1, opset: int = 18, sizes: Any = (),
 
 def i(*values: int) -> Any:
     return np.array(values, np.int64)
+
+
+def n32(value: int) -> Any:
+    return np.array(value, np.int32)
 
 
 def f(value: float) -> Any:
@@ -406,6 +412,8 @@ CASES = [
     ),
     c("Einsum", "f32[b,5,5]", equation="bii->bi"),
     c("Einsum", "f32[5,5,5]", equation="iii->"),
+    c("MelWeightMatrix", n32(8), n32(16), n32(8192), f(0), f(4096)),
+    c("MelWeightMatrix", n32(20), n32(512), n32(16000), f(80), f(7600)),
     # recurrent layers
     *(
         c(
@@ -450,8 +458,8 @@ BY_NODE_TESTS = {
 }
 
 # Tested in other files; operators of com.microsoft all are.
-SPATIAL = (conv, grid_sample, pool, resize, spatial_norm, spectral)
-ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization", *(op for g in SPATIAL for op in g.OPERATORS)}
+GROUPS = (conv, grid_sample, pool, quantize, quantized_products, resize, spatial_norm, spectral)
+ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization", *(op for g in GROUPS for op in g.OPERATORS)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
