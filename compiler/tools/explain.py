@@ -163,8 +163,9 @@ def _outcome(
     places = where.of(name)
     if places:
         return places[0].how, places, ()
-    if not made and node.how != "values":
-        return node.how, (), ()
+    if not made:
+        # Values that no user took: what they are, or how large, was all that was wanted of them.
+        return "known" if node.how == "values" else node.how, (), ()
     took = history.path(name, where)
     if took:
         return "fused", where.of(took[-1].node), took
