@@ -11,6 +11,7 @@ from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.frontends.onnx.operators.scatter import counted
 from isthmus.ir.dims import Dim, product
+from isthmus.ir.rewrite import splat
 from isthmus.ir.types import DType
 from isthmus.ops import movement, pointwise, reduce
 
@@ -72,6 +73,13 @@ def compress(node: Node) -> Tensor:
 
 
 def non_zero(node: Node) -> Tensor:
+    """Where the elements are not zero, if that does not depend on data: [rank, how many]."""
+    x, b = node[0], node.b
+    number = splat(b.value(x)) if b.known(x) is None else None
+    if number:
+        # Nowhere zero: every place there is, in row order, whatever the sizes.
+        flat = [b.reshape(b.iota(x.shape, axis), (1, product(x.shape))) for axis in range(x.rank)]
+        return b.concat(flat, 0)
     known = node.contents(0, "how many elements are not zero")
     if known.dtype == object:
         raise node.data_dependent(0, "how many elements are not zero")
