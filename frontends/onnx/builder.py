@@ -50,6 +50,18 @@ class Tensor:
         return self.type.dtype
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Items(Tensor):
+    """An ONNX sequence, while importing: which tensors it holds is known. Its own type means nothing."""
+
+    items: tuple[Tensor, ...] = ()
+
+
+def sequence(items: Iterable[Tensor]) -> Items:
+    """The sequence of these tensors."""
+    return Items(TensorType(DType.BOOL, ()), items=tuple(items))
+
+
 class Builder:
     """Applies IR ops to tensors; what is known is computed now, the rest becomes IR values.
 
@@ -113,6 +125,8 @@ class Builder:
         """`tensor` as an IR value; contents become a weight, or ops that make sizes at run time."""
         if tensor.value is not None:
             return tensor.value
+        if isinstance(tensor, Items):
+            raise TypeMismatch("a sequence is not a tensor")
         if tensor not in self._values:
             assert tensor.known is not None
             self._values[tensor] = self._from_contents(tensor.known, tensor.type)

@@ -11,7 +11,7 @@ import onnx
 
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.frontends.onnx.bodies import body, has_body
-from isthmus.frontends.onnx.builder import Builder, Tensor
+from isthmus.frontends.onnx.builder import Builder, Items, Tensor
 from isthmus.frontends.onnx.facts import Facts, Restart
 from isthmus.frontends.onnx.load import load
 from isthmus.frontends.onnx.node import Importer, Node, Results
@@ -224,6 +224,9 @@ class _Import:
         for output, tensor in found:
             assert tensor is not None
             self.b.loc = output
+            if isinstance(tensor, Items):
+                text = "this output is a sequence, not a tensor"
+                raise ModelError(Problem(Code.UNSUPPORTED_DTYPE, text, f"output {output!r}"))
             results.append((output, self.b.value(tensor)))
         return Graph(name, tuple(inputs.values()), tuple(results))
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 
 from isthmus.errors import Code, ModelError, Problem
-from isthmus.frontends.onnx.builder import Builder, Tensor
+from isthmus.frontends.onnx.builder import Builder, Items, Tensor
 from isthmus.frontends.onnx.tensors import dtype_of, weight_from
 from isthmus.ir.dims import Dim, Expr
 from isthmus.ir.types import Array, DType
@@ -56,7 +56,21 @@ class Node:
 
     def get(self, index: int) -> Tensor | None:
         """An input that may be left out."""
+        tensor = self.value(index)
+        if isinstance(tensor, Items):
+            raise self.error(Code.UNSUPPORTED_DTYPE, f"{self.operator}: input {index} is a sequence")
+        return tensor
+
+    def value(self, index: int) -> Tensor | None:
+        """An input, sequence or tensor, that may be left out."""
         return self.inputs[index] if index < len(self.inputs) else None
+
+    def items(self, index: int) -> tuple[Tensor, ...]:
+        """What a sequence holds."""
+        found = self.value(index)
+        if not isinstance(found, Items):
+            raise self.error(Code.INVALID_GRAPH, f"{self.operator}: input {index} should be a sequence")
+        return found.items
 
     def every(self) -> list[Tensor]:
         """Every input; none may be left out."""

@@ -21,6 +21,7 @@ from isthmus.frontends.onnx.operators import (
     quantize,
     quantized_products,
     resize,
+    sequences,
     spatial_norm,
     spectral,
 )
@@ -458,7 +459,7 @@ BY_NODE_TESTS = {
 }
 
 # Tested in other files; operators of com.microsoft all are.
-GROUPS = (conv, grid_sample, pool, quantize, quantized_products, resize, spatial_norm, spectral)
+GROUPS = (conv, grid_sample, pool, quantize, quantized_products, resize, sequences, spatial_norm, spectral)
 ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization", *(op for g in GROUPS for op in g.OPERATORS)}
 
 

@@ -32,7 +32,7 @@ def loop(node: Node) -> list[Tensor]:
     trips = None if node.get(0) is None else node.ints(0, "how often it runs")[0]
     condition = node.get(1)
     going = True if condition is None else bool(node.one_number(1, "whether it runs"))
-    state = [node[i] for i in range(2, len(node.inputs))]
+    state = [_state(node, i) for i in range(2, len(node.inputs))]
     scans: list[list[Tensor]] = [[] for _ in range(len(body.output) - 1 - len(state))]
     keep = b.array(np.asarray(True))
     trip = 0
@@ -49,6 +49,12 @@ def loop(node: Node) -> list[Tensor]:
         for kept, made in zip(scans, results[1 + len(state) :], strict=True):
             kept.append(made)
     return [*state, *(_stacked(node, kept, 0) for kept in scans)]
+
+
+def _state(node: Node, index: int) -> Tensor:
+    """What a loop carries: a tensor or a sequence."""
+    found = node.value(index)
+    return node[index] if found is None else found
 
 
 def _stacked(node: Node, parts: list[Tensor], axis: int) -> Tensor:
@@ -102,11 +108,11 @@ def _each(node: Node, name: str, count: int) -> list[int]:
 
 def optional_has_element(node: Node) -> Tensor:
     """Known at import: a tensor is there or it is not."""
-    return node.b.full((), node.get(0) is not None, DType.BOOL)
+    return node.b.full((), node.value(0) is not None, DType.BOOL)
 
 
 def optional_get_element(node: Node) -> Tensor:
-    return node[0]
+    return _state(node, 0)
 
 
 OPERATORS: Mapping[str, Importer] = {
