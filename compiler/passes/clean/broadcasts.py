@@ -14,13 +14,17 @@ from isthmus.ops.rules import broadcast_shapes
 HOLES = ("x", "y", "z")
 # Examples of the other arguments, for each op's element types.
 _LOGICAL = {"and", "or", "xor", "not"}
+_INTEGRAL = {"bit_and", "bit_or", "bit_xor", "shift_left", "shift_right"}
+# What the examples of ops that name an element type become.
+_BECOMES = {"cast": "i64", "bitcast": "i32"}
 
 
 def _kinds(op: Op) -> tuple[str, ...]:
     """An element type for each argument of `op`, for examples."""
     if op.name == "where":
         return ("bool", "f32", "f32")
-    return ("bool" if op.name in _LOGICAL else "f32",) * op.arity[0]
+    kind = "bool" if op.name in _LOGICAL else "i32" if op.name in _INTEGRAL else "f32"
+    return (kind,) * op.arity[0]
 
 
 def _apply(op: Op, args: tuple[Value, ...], m: Match | None = None) -> Value:
@@ -75,8 +79,8 @@ def _outward(op: Op, position: int) -> Rule:
             example[HOLES[i]] = (
                 f"{kind}[n,1]" if i == position or isinstance(shape, dict) else f"{kind}{shape}"
             )
-        if op.name == "cast":
-            example["dtype"] = "i64"
+        if op.name in _BECOMES:
+            example["dtype"] = _BECOMES[op.name]
         examples.append(example)
     return Rule(
         f"broadcast-after-{op.name}",
