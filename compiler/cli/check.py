@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from isthmus.errors import ModelError, Problem
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.ir.graph import Program, Value
 from isthmus.machine import Machine
+from isthmus.passes import pipeline
 from isthmus.passes.pipeline import Step
 from isthmus.target import Target, discover, pick
 from isthmus.tools.costs import sizes_for
-from isthmus.tools.preflight import Plans, Verdict, examine, failed, passed
+from isthmus.tools.preflight import Plans, Verdict, build_kernels, examine, failed, passed
 from isthmus.tools.sarif import sarif
 
 MOST_MISSES = 12  # near misses shown; --json has all
@@ -73,19 +74,15 @@ def command(
     sizes = assignments("--at", at, _size, "NAME=SIZE")
     warnings: list[Problem] = []
     options = Options(dims=parse_dims(dims), warn=warnings.append)
+    program: Program | None = None
     with Steps() as steps:
         steps.begin("import")
         try:
             program = read_model(model, options)
         except ModelError as error:
-            program = None
             verdicts = [failed(target, target.name == host, error.problems) for target in targets]
-        if program is not None:
-            at_sizes = sizes_for(program, sizes)
-            verdicts = []
-            for target in targets:
-                steps.begin(target.name)
-                verdicts.append(_check(program, target, target.name == host, at_sizes, warnings))
+        else:
+            verdicts = _check(program, targets, host, sizes_for(program, sizes), steps.begin)
     if log is not None:
         _write_sarif(log, model, verdicts, warnings)
     if as_json:
@@ -102,17 +99,36 @@ def _size(text: str) -> int | None:
 
 
 def _check(
-    program: Program, target: Target, is_host: bool, sizes: Mapping[str, int], warnings: list[Problem]
-) -> Verdict:
-    """Everything a compile does before it generates code."""
-    steps: list[Step] = []
+    program: Program,
+    targets: Sequence[Target],
+    host: str | None,
+    sizes: Mapping[str, int],
+    progress: Callable[[str], None],
+) -> list[Verdict]:
+    """Everything a compile does before it generates code, for each target."""
+    common: list[Step] = []
+    progress("passes")
     try:
-        prepared = prepare(program, target, Options(watch=steps.append, warn=warnings.append))
+        # Any target will do: up to here they do not differ.
+        fused = pipeline.run(program, targets[0], stop_after=pipeline.SHARED, watch=common.append)
     except ModelError as error:
-        return failed(target, is_host, error.problems)
-    threads = os.cpu_count() or 1
-    plans = examine(prepared.program, prepared.plan, prepared.layout, steps, sizes, threads)
-    return passed(target, is_host, plans)
+        return [failed(target, target.name == host, error.problems) for target in targets]
+    # Bodies of kernels differ between chips only by numbers; a mistake in one would be ours, and in all.
+    built = host if host in {target.name for target in targets} else targets[0].name
+    verdicts = []
+    for target in targets:
+        progress(target.name)
+        steps = [*common]
+        try:
+            made = prepare(fused, target, Options(start=pipeline.LEGALIZE.name, watch=steps.append))
+        except ModelError as error:
+            verdicts.append(failed(target, target.name == host, error.problems))
+            continue
+        if target.name == built:
+            build_kernels(made.plan)
+        plans = examine(made.program, made.plan, made.layout, steps, sizes, os.cpu_count() or 1)
+        verdicts.append(passed(target, target.name == host, plans))
+    return verdicts
 
 
 # --- for people ---

@@ -56,6 +56,8 @@ LEGALIZE = Phase(
     passes=LEGALIZE_PASSES,
 )
 PHASES = (CLEAN, FUSE, LEGALIZE)
+# The last phase that does the same for every target: whoever wants several targets runs what is before once.
+SHARED = FUSE.name
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,15 @@ def with_remedy(problem: Problem) -> Problem:
     return problem if problem.hint else replace(problem, hint=REMEDIES.get(problem.code, ""))
 
 
+def build_kernels(plan: Plan) -> None:
+    """Build the body of every kernel: after this only machine code is left to be made.
+
+    No model is refused here, so a failure is a `CompilerBug`: it is better met now than in a compile.
+    """
+    for kernel in plan.kernels():
+        _ = kernel.func
+
+
 def examine(
     program: Program,
     plan: Plan,
@@ -85,12 +94,7 @@ def examine(
     sizes: Mapping[str, int],
     threads: int,
 ) -> Plans:
-    """Look at a program after all passes, its plan and the passes that led there.
-
-    Builds the body of every kernel, so that after this only machine code is left to be made.
-    """
-    for kernel in plan.kernels():
-        _ = kernel.func
+    """Look at a program after all passes, its plan and the passes that led there."""
     work = multiply_adds(program.main)
     costs = Costs(
         sizes,

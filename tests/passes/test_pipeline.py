@@ -22,6 +22,7 @@ from isthmus.ops.pointwise import add, erf, exp, mul
 from isthmus.passes import pipeline
 from isthmus.passes.pipeline import CLEAN, PHASES, Phase, Step, pipeline_text, run
 from isthmus.target import Target, panel_width
+from isthmus.targets import x86_64
 
 B = symbol("b")
 
@@ -112,3 +113,10 @@ def test_the_text_names_phases_passes_and_options() -> None:
 
 def test_each_phase_says_what_it_needs_and_leaves() -> None:
     assert all(phase.needs and phase.leaves for phase in PHASES)
+
+
+def test_what_targets_share_is_the_same_for_all() -> None:
+    texts = {show(run(feed_forward(), target, stop_after=pipeline.SHARED)) for target in x86_64.TARGETS}
+    assert len(x86_64.TARGETS) > 1
+    assert len(texts) == 1
+    assert "linear(" in texts.pop()
