@@ -361,7 +361,7 @@ def test_values_carry_their_nodes(tools: Any, tmp_path: Path) -> None:
     nodes = [node("Relu", ["x"], ["a"], name="/relu"), node("Neg", ["a"], ["y"])]
     program = tools.import_model(tools.make_model(nodes, {"x": "f32[b]"}, ["y"]), tmp_path, name="given")
     assert [v.loc for v in program.main.nodes()] == ["/relu", "Neg#1"]
-    assert program.name == program.main.name == "given"
+    assert program.name == "given" and program.main.name == "main"
     assert len(program.origin) == 64
 
 
