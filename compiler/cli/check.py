@@ -15,7 +15,7 @@ from isthmus.cli.arguments import PATH, assignments
 from isthmus.cli.output import Json, bytes_text, console, facts, json_option, show_json, show_problems, table
 from isthmus.cli.steps import Steps
 from isthmus.driver import Options, prepare, read_model
-from isthmus.errors import ModelError, Problem
+from isthmus.errors import Code, ModelError, Problem
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.ir.graph import Program, Value
 from isthmus.machine import Machine
@@ -28,6 +28,8 @@ from isthmus.tools.sarif import sarif
 
 MOST_MISSES = 12  # near misses shown; --json has all
 EXIT_FAILED = 2
+# Problems of the command line, not of the model: nothing was checked.
+REQUEST = {Code.NO_SUCH_FILE, Code.NOT_A_FILE, Code.UNKNOWN_DIM}
 
 
 @click.command("check")
@@ -80,6 +82,8 @@ def command(
         try:
             program = read_model(model, options)
         except ModelError as error:
+            if any(problem.code in REQUEST for problem in error.problems):
+                raise
             verdicts = [failed(target, target.name == host, error.problems) for target in targets]
         else:
             verdicts = _check(program, targets, host, sizes_for(program, sizes), steps.begin)
@@ -203,7 +207,10 @@ def _problems(verdicts: Sequence[Verdict]) -> list[tuple[Problem, list[str]]]:
 
 def _write_sarif(log: Path, model: Path, verdicts: Sequence[Verdict], warnings: Sequence[Problem]) -> None:
     found = sarif(model, version("isthmus"), _problems(verdicts), dict.fromkeys(warnings))
-    log.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    try:
+        log.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    except OSError as error:
+        raise ModelError(Problem(Code.CANNOT_WRITE, str(error.strerror), str(log))) from None
 
 
 def _as_json(

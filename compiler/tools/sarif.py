@@ -34,8 +34,9 @@ def sarif(
 
 def _result(model: Path, problem: Problem, codes: Sequence[Code]) -> Mapping[str, Json]:
     hint = f" ({problem.hint})" if problem.hint else ""
+    uri = model.as_uri() if model.is_absolute() else quote(model.as_posix())
     place: dict[str, Json] = {
-        "physicalLocation": {"artifactLocation": {"uri": quote(model.as_posix())}},
+        "physicalLocation": {"artifactLocation": {"uri": uri}},
     }
     if problem.where:
         place["logicalLocations"] = [{"name": problem.where, "fullyQualifiedName": problem.where}]

@@ -93,6 +93,15 @@ def test_check_refuses_bad_requests(arguments: list[str], text: str, layer: Path
     assert text in capsys.readouterr().err
 
 
+def test_check_refuses_files_that_are_not_there(layer: Path, tmp_path: Path, capsys: Capture) -> None:
+    assert app.run(["check", str(tmp_path / "none.onnx")]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert "E1001 no-such-file" in captured.err
+    assert app.run(["check", str(layer), "--target", "host", "--sarif", str(tmp_path / "no" / "log")]) == 2
+    assert "E1008 cannot-write" in capsys.readouterr().err
+
+
 def test_explain_lists_every_node(layer: Path, capsys: Capture) -> None:
     assert app.run(["explain", str(layer)]) == 0
     text = capsys.readouterr().out
