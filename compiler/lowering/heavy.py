@@ -12,6 +12,7 @@ from isthmus.kernels import attention as attention_kernels
 from isthmus.kernels import gemm, layer_norm, loops, loops_scan, pack, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.lowering.expressions import NestBuilder
+from isthmus.lowering.order import lower_order
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32
 from isthmus.lowering.views import Buffer, View, whole
@@ -324,5 +325,6 @@ HANDLERS: Mapping[str, Handler] = {
     "cumsum": _cumsum,
     "argmax": _arg_extreme,
     "argmin": _arg_extreme,
+    "sort_order": lower_order,
     **dict.fromkeys(FOLDS, _reduce),
 }

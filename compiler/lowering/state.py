@@ -49,14 +49,15 @@ class Lowering:
         problems: list[Problem] = []
         for value in self.graph.nodes():
             try:
-                self._visit(value)
+                self.visit(value)
             except ModelError as error:
                 problems.extend(error.problems)
         if problems:
             raise ModelError(problems)
         self._copy_outputs()
 
-    def _visit(self, value: Value) -> None:
+    def visit(self, value: Value) -> None:
+        """Add the calls for `value`, or leave it to be part of an expression."""
         if (weight := weight_of(value)) is not None:
             self.views[value] = self._weight_view(weight)
             return

@@ -114,4 +114,30 @@ _ARG = {"axis": Kind.INT, "last": Kind.BOOL}
 argmax = Op("argmax", _arg_infer, _argmax_reference, (1, 1), _ARG, {"last": False})
 argmin = Op("argmin", _arg_infer, _argmin_reference, (1, 1), _ARG, {"last": False})
 
-ALL = (reduce_sum, reduce_mean, reduce_max, reduce_min, reduce_prod, cumsum, argmax, argmin)
+
+def _order_infer(x: TensorType, *, axis: int, descending: bool) -> TensorType:
+    rules.check_axis(axis, x.rank)
+    if x.dtype is DType.BOOL:
+        raise TypeMismatch("sort_order takes numbers")
+    return x.with_dtype(DType.I64)
+
+
+def _order_reference(x: Array, *, axis: int, descending: bool) -> Array:
+    wide = x.astype(np.float64) if _is_float(x.dtype) else x
+    if not descending:
+        return np.argsort(wide, axis, kind="stable")
+    # Backwards twice, so that of equal elements the first stays first.
+    turned = np.argsort(np.flip(wide, axis), axis, kind="stable")
+    return np.asarray(np.flip(x.shape[axis] - 1 - turned, axis))
+
+
+sort_order = Op(
+    "sort_order",
+    _order_infer,
+    _order_reference,
+    (1, 1),
+    {"axis": Kind.INT, "descending": Kind.BOOL},
+    doc="Element i is where the i-th in order stands along the axis; equals stay in order, NaN is largest.",
+)
+
+ALL = (reduce_sum, reduce_mean, reduce_max, reduce_min, reduce_prod, cumsum, argmax, argmin, sort_order)

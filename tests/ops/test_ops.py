@@ -86,6 +86,11 @@ EXAMPLES: dict[str, list[Example]] = {
         ("i64[b,n]", {"axis": 0, "exclusive": True, "reverse": True}, "i64[b,n]"),
         ("f16[0]", {"axis": 0, "exclusive": True}, "f16[0]"),
     ],
+    "sort_order": [
+        ("f32[b,n]", {"axis": 1, "descending": True}, "i64[b,n]"),
+        ("i32[3,0]", {"axis": 0, "descending": False}, "i64[3,0]"),
+        ("bf16[n]", {"axis": 0, "descending": False}, "i64[n]"),
+    ],
     "cast": [
         ("f32[b,n]", {"dtype": DType.F16}, "f16[b,n]"),
         ("f32[b,n]", {"dtype": DType.BF16}, "bf16[b,n]"),

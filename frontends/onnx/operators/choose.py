@@ -17,10 +17,7 @@ from isthmus.ops import movement, pointwise, reduce
 
 
 def top_k(node: Node) -> list[Tensor]:
-    """The k first elements in order along an axis, and where they were.
-
-    An element's rank is how many come before it: n * n comparisons along the axis, in one loop nest.
-    """
+    """The k first elements in order along an axis, and where they were."""
     x, b = node[0], node.b
     node.ignore("sorted")  # in order is one of the orders allowed
     axis = node.axis("axis", -1, x.rank)
@@ -28,23 +25,9 @@ def top_k(node: Node) -> list[Tensor]:
         count: Dim = node.integer("k", 1)
     else:
         count = node.dims(1, "how many are taken")[0]
-    largest = node.integer("largest", 1)
-    size = x.shape[axis]
-    one = b.reshape(x, (*x.shape[: axis + 1], 1, *x.shape[axis + 1 :]))
-    other = b.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
-    before = b.op(pointwise.greater if largest else pointwise.less, other, one)
-    lines = [b.iota(tuple(size if i == at else 1 for i in range(one.rank)), at) for at in (axis, axis + 1)]
-    earlier = b.op(pointwise.less, lines[1], lines[0])
-    tied = b.op(pointwise.logical_and, b.op(pointwise.equal, other, one), earlier)
-    ahead = b.cast(b.op(pointwise.logical_or, before, tied), DType.I64)
-    rank = b.reshape(b.op(reduce.reduce_sum, ahead, axes=(axis + 1,)), x.shape)
-    # Who has rank r? Nobody shares one.
-    wide = b.reshape(rank, one.shape)
-    wanted = b.iota(tuple(count if i == axis + 1 else 1 for i in range(one.rank)), axis + 1)
-    is_it = b.op(pointwise.equal, wide, wanted)
-    place = b.op(pointwise.where, is_it, lines[0], node.like(0, DType.I64))
-    found = b.op(reduce.reduce_sum, place, axes=(axis,))
-    indices = b.reshape(found, (*x.shape[:axis], count, *x.shape[axis + 1 :]))
+    largest = bool(node.integer("largest", 1))
+    order = b.op(reduce.sort_order, x, axis=axis, descending=largest)
+    indices = b.cut(order, axis, 0, count)
     return [b.op(movement.gather_elements, x, indices, axis=axis), indices]
 
 

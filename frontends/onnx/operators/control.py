@@ -12,7 +12,7 @@ from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.ir.types import DType
 
 # A loop becomes as many copies of its body.
-MOST_TRIPS = 4096
+MOST_TRIPS = 1024
 
 
 def if_(node: Node) -> list[Tensor]:
