@@ -1,4 +1,4 @@
-"""Convolutions, pools and resampling, compiled: one library for every size of image, as onnxruntime has it."""
+"""Spatial operators compiled: sliding windows, pools and resampling against onnxruntime."""
 
 from __future__ import annotations
 
