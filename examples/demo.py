@@ -52,10 +52,11 @@ def tokenize(texts: list[str]) -> dict[str, Array]:
     }
 
 
-def similarities(vectors: Vectors) -> Vectors:
+def similarities(vectors: Array) -> Vectors:
     """Cosine of the first vector with each of the others."""
-    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit[1:] @ unit[0]
+    wide = np.asarray(vectors, np.float32)
+    unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+    return np.asarray(unit[1:] @ unit[0])
 
 
 def main() -> None:
