@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 Run = Callable[[], object]
 
-# A turn lasts about this long. Its first part is thrown away: caches and worker threads still belong to
-# the engine whose turn it was before.
-TURN_SECONDS = 0.03
-SETTLE_SECONDS = 0.006
+# A turn lasts about this long. Its first part is thrown away: caches and processors still belong to the
+# engine whose turn it was before (onnxruntime's worker threads were seen to spin for 30 ms after a run).
+TURN_SECONDS = 0.12
+SETTLE_SECONDS = 0.06
 
 
 @dataclass(frozen=True, slots=True)

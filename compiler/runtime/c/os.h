@@ -23,6 +23,12 @@ int32_t isthmus_os_processors(void);
 uint64_t isthmus_os_nanoseconds(void); /* monotonic */
 void isthmus_os_yield(void);           /* lets another thread have this processor */
 
+/* The processor the caller is running on; -1 if that cannot be known. */
+int32_t isthmus_os_processor(void);
+/* Moves the caller to a processor that is not among `taken` (if it may use another), and leaves it free to be
+ * moved again. */
+void isthmus_os_move_away(const int32_t *taken, int32_t count);
+
 /* Maps a regular file of exactly `bytes` (> 0) bytes read-only. NULL on failure; then the text says why. */
 const uint8_t *isthmus_os_map_file(const char *path, int64_t bytes, char *problem, size_t problem_size);
 void isthmus_os_unmap_file(const uint8_t *data, int64_t bytes);

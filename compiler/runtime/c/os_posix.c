@@ -93,6 +93,25 @@ uint64_t isthmus_os_nanoseconds(void) {
 
 void isthmus_os_yield(void) { sched_yield(); }
 
+#if defined(__linux__)
+int32_t isthmus_os_processor(void) { return sched_getcpu(); }
+
+void isthmus_os_move_away(const int32_t *taken, int32_t count) {
+  cpu_set_t allowed, free;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+  free = allowed;
+  for (int32_t i = 0; i < count; i++)
+    if (taken[i] >= 0 && taken[i] < CPU_SETSIZE) CPU_CLR(taken[i], &free);
+  if (CPU_COUNT(&free) == 0) return;
+  /* The first call moves, since the caller may not stay where it is; the second takes nothing back. */
+  if (sched_setaffinity(0, sizeof free, &free) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
+}
+#else
+int32_t isthmus_os_processor(void) { return -1; }
+
+void isthmus_os_move_away(const int32_t *taken, int32_t count) { (void)taken, (void)count; }
+#endif
+
 const uint8_t *isthmus_os_map_file(const char *path, int64_t bytes, char *problem, size_t problem_size) {
   struct stat status;
   int file = open(path, O_RDONLY | O_CLOEXEC);

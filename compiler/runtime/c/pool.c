@@ -36,6 +36,7 @@ typedef struct worker {
   isthmus_pool *pool;
   int32_t number;
   isthmus_os_thread thread;
+  _Alignas(LINE) atomic_int processor; /* where it began its last run */
 } worker;
 
 struct isthmus_pool {
@@ -46,6 +47,7 @@ struct isthmus_pool {
   void (*run)(const isthmus_frame *, int32_t);
   int stopping;
   int32_t workers;
+  atomic_int processor; /* where the caller began this run */
   worker worker[];
 };
 
@@ -101,12 +103,32 @@ void isthmus_barrier_meet(isthmus_barrier *barrier) {
   gate_open(&barrier->phase);
 }
 
+/* Two of our threads on one processor take turns, and all others wait for both: some schedulers leave them there
+ * for many runs. Who finds itself where an earlier thread is, moves. */
+static void spread_out(worker *self) {
+  enum { MOST = 64 };
+  int32_t taken[MOST], count = 0;
+  isthmus_pool *pool = self->pool;
+  const int32_t here = isthmus_os_processor();
+  atomic_store_explicit(&self->processor, here, memory_order_relaxed);
+  taken[count++] = atomic_load_explicit(&pool->processor, memory_order_relaxed);
+  for (int32_t i = 0; i + 1 < self->number && count < MOST; i++)
+    taken[count++] = atomic_load_explicit(&pool->worker[i].processor, memory_order_relaxed);
+  for (int32_t i = 0; i < count; i++) {
+    if (taken[i] != here || here < 0) continue;
+    isthmus_os_move_away(taken, count);
+    atomic_store_explicit(&self->processor, isthmus_os_processor(), memory_order_relaxed);
+    return;
+  }
+}
+
 static void *work(void *argument) {
-  const worker *self = argument;
+  worker *self = argument;
   isthmus_pool *pool = self->pool;
   for (unsigned seen = 0;; seen++) {
     gate_wait(&pool->work, seen, pool->barrier.crowded);
     if (pool->stopping) return NULL;
+    if (!pool->barrier.crowded) spread_out(self);
     pool->run(pool->frame, self->number);
     isthmus_barrier_meet(&pool->barrier); /* keeps `seen` in step: no run begins before all left the last one */
   }
@@ -131,7 +153,9 @@ isthmus_pool *isthmus_pool_new(int32_t threads) {
   }
   for (; pool->workers < threads - 1; pool->workers++) {
     worker *next = &pool->worker[pool->workers];
-    *next = (worker){.pool = pool, .number = pool->workers + 1};
+    next->pool = pool;
+    next->number = pool->workers + 1;
+    atomic_init(&next->processor, -1);
     if (isthmus_os_start(&next->thread, work, next) != 0) {
       isthmus_pool_free(pool);
       return NULL;
@@ -154,6 +178,7 @@ void isthmus_pool_run(isthmus_pool *pool, isthmus_frame *frame, void (*run)(cons
   frame->barrier = &pool->barrier;
   pool->frame = frame;
   pool->run = run;
+  atomic_store_explicit(&pool->processor, isthmus_os_processor(), memory_order_relaxed);
   gate_open(&pool->work);
   run(frame, 0);
   isthmus_barrier_meet(&pool->barrier);
