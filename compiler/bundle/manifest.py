@@ -69,13 +69,13 @@ class Chip:
 class File:
     """Size and digests of one file, in lower-case hexadecimal.
 
-    `tree` is there for files above `digest.CHUNK` bytes: the digest of the digests of their chunks, which
+    `sums` is there for files above `digest.CHUNK` bytes: the digest of the sums of their chunks, which
     can be computed on several threads.
     """
 
     bytes: int
     sha256: str
-    tree: str | None = None
+    sums: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def _ports(ports: Iterable[Port]) -> list[dict[str, object]]:
 
 def _file(file: File) -> dict[str, object]:
     plain: dict[str, object] = {"bytes": file.bytes, "sha256": file.sha256}
-    return plain if file.tree is None else {**plain, "tree": file.tree}
+    return plain if file.sums is None else {**plain, "sums": file.sums}
 
 
 def parse(text: str, where: Path | str = NAME) -> Manifest:
@@ -244,7 +244,7 @@ def _read_file(reader: Reader) -> File:
     return File(
         bytes=reader.integer("bytes", low=0, high=_INT64_MAX),
         sha256=reader.digest("sha256"),
-        tree=reader.optional_digest("tree"),
+        sums=reader.optional_digest("sums"),
     )
 
 

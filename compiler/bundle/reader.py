@@ -36,13 +36,16 @@ class Bundle:
         return self.path / path
 
 
-def open_bundle(path: Path, machine: Machine | None = None, verify: bool = True) -> Bundle:
+def open_bundle(
+    path: Path, machine: Machine | None = None, verify: bool = True, thorough: bool = False
+) -> Bundle:
     """Check the bundle at `path`: its format, its machine, its file list, sizes and digests.
 
     `machine` is the one that is to run it (`Machine.here()`); None: only look, do not run. Without `verify`
-    the digests of all files but the library are taken on trust. Raises `BundleError`.
+    the digests of all files but the library are taken on trust; `thorough` compares the SHA-256 of large
+    files, too, and not only their sums. Raises `BundleError`.
     """
-    return with_folder(path, lambda folder: check(folder, machine, verify))
+    return with_folder(path, lambda folder: check(folder, machine, verify, thorough))
 
 
 def with_folder(path: Path, use: Callable[[Folder], T]) -> T:
@@ -73,12 +76,12 @@ def open_folder(path: Path) -> Folder:
         ) from None
 
 
-def check(folder: Folder, machine: Machine | None, verify: bool) -> Bundle:
+def check(folder: Folder, machine: Machine | None, verify: bool, thorough: bool = False) -> Bundle:
     """`open_bundle` for a folder that is open already."""
     found = read_manifest(folder)
     if machine is not None:
         check_machine(found, machine, folder.path)
-    problems = _check_list(folder, found.files) or _check_contents(folder, found, verify)
+    problems = _check_list(folder, found.files) or _check_contents(folder, found, verify, thorough)
     if problems:
         raise BundleError(problems)
     return Bundle(folder.path, found)
@@ -163,7 +166,7 @@ def _check_list(folder: Folder, files: Mapping[str, File]) -> list[Problem]:
     return problems
 
 
-def _check_contents(folder: Folder, found: Manifest, verify: bool) -> list[Problem]:
+def _check_contents(folder: Folder, found: Manifest, verify: bool, thorough: bool) -> list[Problem]:
     threads = min(processors(), _HASH_THREADS)
     problems: list[Problem] = []
     for path, file in found.files.items():
@@ -176,7 +179,8 @@ def _check_contents(folder: Folder, found: Manifest, verify: bool) -> list[Probl
             continue
         try:
             # The size may have changed since it was listed.
-            if os.fstat(handle).st_size != file.bytes or not digest.matches(handle, file, threads):
+            by_sha256 = thorough or path == found.library
+            if os.fstat(handle).st_size != file.bytes or not digest.matches(handle, file, threads, by_sha256):
                 problems.append(
                     _damaged(folder.path / path, "the contents are not what was written: wrong digest")
                 )

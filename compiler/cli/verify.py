@@ -13,6 +13,7 @@ from isthmus.bundle.selftest import Case, Tolerance
 from isthmus.cli.arguments import PATH, assignments, check_dims, size_range, threads_option
 from isthmus.cli.output import Json, console, finite, json_option, progress, show_json, table
 from isthmus.errors import Code, ModelError, Problem, QualityError
+from isthmus.machine import Machine
 from isthmus.runtime import load
 from isthmus.tools.reference import Reference
 from isthmus.tools.verify import Check, against, replay, sampling
@@ -63,7 +64,8 @@ def command(
           --dim batch=1..8 --dim seq=1..512 --samples 100
     """
     ranges = assignments("--dim", dims, size_range, "NAME=SIZE or NAME=LOW..HIGH with sizes of at least 1")
-    with load(bundle, threads) as session:
+    open_bundle(bundle, Machine.here(), thorough=True)
+    with load(bundle, threads, verify=False) as session:
         cases = stored_cases(bundle)
         if peer == "stored":
             checks = list(replay(cases, session.run))

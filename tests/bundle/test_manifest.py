@@ -141,7 +141,7 @@ def edit(raw: object, path: list[str], value: object) -> None:
         ("files/weights.bin/bytes", -1, "files.weights.bin.bytes: -1 is out of range"),
         ("files/weights.bin/bytes", 1 << 70, f"files.weights.bin.bytes: {1 << 70} is out of range"),
         ("files/weights.bin/sha256", "AB" * 32, "files.weights.bin.sha256: expected 64 hexadecimal digits"),
-        ("files/weights.bin/tree", "0", "files.weights.bin.tree: expected 64 hexadecimal digits"),
+        ("files/weights.bin/sums", "0", "files.weights.bin.sums: expected 64 hexadecimal digits"),
         ("files/lib", {"bytes": 0, "sha256": "ab" * 32}, "files: 'lib' is a file and a folder"),
         (f"files/{NAME}", {"bytes": 0, "sha256": "ab" * 32}, "cannot hold its own digest"),
     ],
