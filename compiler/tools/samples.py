@@ -20,8 +20,9 @@ SIZES = ((2, 19, 5, 7, 11, 13), (1, 4, 3, 2, 6, 8))
 SMALL, LARGE = 2, 24
 # What a self-test allows, coarsest type first: a few roundings of it, and what f32 kernels may differ by.
 TOLERANCES = {DType.BF16: 4e-2, DType.F16: 5e-3, DType.F32: 1e-4}
-# One rounding in f32 may put a quantized number on the other side of a step, and later layers with it.
-QUANTIZED = 1e-1
+# One rounding in f32 may put a quantized number on the other side of a step, and later layers with it:
+# a quantized T5 decoder on random inputs differed by 0.11 of its largest logit in 5 of 1.2 M.
+QUANTIZED = 0.25
 BF16 = DType.BF16.numpy
 
 
