@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -94,11 +93,9 @@ def test_check_refuses_bad_requests(arguments: list[str], text: str, layer: Path
     assert text in capsys.readouterr().err
 
 
-def test_check_is_quick(minilm: Path) -> None:
-    """Processor time, for every chip, of a real model of 69 MB; 0.5 s where this was written."""
-    before = time.process_time()
+def test_check_of_a_real_model(minilm: Path, capsys: Capture) -> None:
     assert app.run(["check", str(minilm)]) == 0
-    assert time.process_time() - before < 1.5
+    assert "attention" in capsys.readouterr().out
 
 
 def test_check_refuses_files_that_are_not_there(layer: Path, tmp_path: Path, capsys: Capture) -> None:

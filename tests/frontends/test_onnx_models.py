@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import onnx
 import onnxruntime
 
 from isthmus.errors import ModelError, Problem
@@ -39,10 +37,8 @@ def quiet(problem: Problem) -> None:
     raise AssertionError(f"unexpected warning: {problem}")
 
 
-def test_minilm_imports_fast_and_agrees(minilm: Path) -> None:
-    started = time.perf_counter()
+def test_minilm_imports_and_agrees(minilm: Path) -> None:
     program = read(minilm, warn=quiet)
-    assert time.perf_counter() - started < 2
     assert program.dims == (NamedDim("batch_size"), NamedDim("sequence_length", 1, 512))
     assert [name for name, _ in program.main.outputs] == ["output", "463", "onnx::Shape_422", "461"]
     assert not {v.op.name for v in program.main.nodes()} & SIZES_AS_DATA
@@ -102,12 +98,9 @@ def test_zoo_encoders(zoo: Path) -> None:
 
 
 def test_zoo_never_fails_otherwise(zoo: Path) -> None:
-    """Every other model imports or ends in coded problems, within seconds."""
+    """Every other model imports or ends in coded problems."""
     for path in sorted(zoo.glob("*/model.onnx")):
-        started = time.perf_counter()
-        nodes = len(onnx.load(path, load_external_data=False).graph.node)
         try:
             read(path, warn=lambda problem: None)
         except ModelError as error:
             assert error.problems
-        assert time.perf_counter() - started < 2 + nodes / 500, path.parent.name
