@@ -82,6 +82,8 @@ class View:
         """
         if shape == self.shape:
             return self
+        if 0 in self.shape:
+            return replace(self, shape=shape, strides=contiguous(shape))  # no elements, nowhere to be
         old = [(d, s) for d, s in zip(self.shape, self.strides, strict=True) if d != 1]
         strides: list[Dim] = []
         i, j = 0, 0

@@ -79,6 +79,11 @@ def test_a_transposed_view_cannot_be_flattened():
     assert whole(buffer(6), (2, 3)).transposed((1, 0)).reshaped((6,)) is None
 
 
+def test_views_without_elements_take_any_shape():
+    view = whole(buffer(0), (0, 4, 8)).transposed((1, 0, 2))
+    assert view.rows() == (0, 8)
+
+
 def test_rows_merge_only_when_they_lie_evenly():
     batch, seq = parse_dim("batch"), parse_dim("seq")
     view = whole(buffer(0), (batch, seq, 12))
