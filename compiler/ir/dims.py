@@ -277,13 +277,18 @@ _APPLY: Mapping[str, Callable[[Dim, Dim], Dim]] = {"//": floordiv, "%": mod, "mi
 
 def substitute(dim: Dim, known: Mapping[str, Dim]) -> Dim:
     """`dim` with names replaced; an int when every name is."""
+    return _rebuilt(dim, lambda atom: _substitute_atom(atom, known))
+
+
+def _rebuilt(dim: Dim, change: Callable[[Atom], Dim]) -> Dim:
+    """`dim` with every atom replaced by what `change` makes of it."""
     if isinstance(dim, int):
         return dim
     total: Dim = 0
     for monomial, coefficient in dim.terms:
         term: Dim = coefficient
         for atom in monomial:
-            term = term * _substitute_atom(atom, known)
+            term = term * change(atom)
         total = total + term
     return total
 
@@ -389,15 +394,7 @@ def compare(left: Dim, right: Dim, bounds: Bounds) -> Literal["<", "=", ">"] | N
 
 def simplify(dim: Dim, bounds: Bounds) -> Dim:
     """`dim` with minima, maxima and remainders decided wherever `bounds` decide them."""
-    if isinstance(dim, int):
-        return dim
-    total: Dim = 0
-    for monomial, coefficient in dim.terms:
-        term: Dim = coefficient
-        for atom in monomial:
-            term = term * _simplify_atom(atom, bounds)
-        total = total + term
-    return total
+    return _rebuilt(dim, lambda atom: _simplify_atom(atom, bounds))
 
 
 def _simplify_atom(atom: Atom, bounds: Bounds) -> Dim:

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from isthmus.errors import CompilerBug
+from isthmus.ir.types import Panels
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
-from isthmus.target import Target
+from isthmus.target import Target, gemm_tile
+from isthmus.target import panel_width as target_panel_width
 
 # k steps of straight-line code, and between prefetches.
 STEP = 4
@@ -34,23 +36,19 @@ class Tile:
 
 def tile_of(target: Target) -> Tile:
     """The tile that fills the register file and needs the fewest loads per multiplication."""
-    return Tile(8, 3) if target.vector.registers >= 32 else Tile(6, 2)
+    return Tile(*gemm_tile(target.vector))
 
 
 def panel_width(target: Target) -> int:
     """Columns of a panel of packed weights."""
-    return tile_of(target).vectors * target.vector.lanes(32)
+    return target_panel_width(target.vector)
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
     """weight[K, N] as panels[ceil(N / width), K, width], zero where a panel goes beyond N."""
     if weight.ndim != 2:
         raise CompilerBug(f"pack takes a matrix, not shape {weight.shape}")
-    depth, columns = weight.shape
-    panels = -(-columns // width)
-    padded = np.zeros((depth, panels * width), weight.dtype)
-    padded[:, :columns] = weight
-    return np.ascontiguousarray(padded.reshape(depth, panels, width).transpose(1, 0, 2))
+    return Panels(width).encode(weight)
 
 
 def kernel(target: Target, activation: str | None = None, residual: bool = False) -> Kernel:

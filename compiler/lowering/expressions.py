@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.dims import Dim, Shape
+from isthmus.ir.dims import Dim, Shape, product
 from isthmus.ir.graph import Trait, Value
 from isthmus.ir.types import DType
 from isthmus.kernels import loops
@@ -202,7 +202,7 @@ class NestBuilder:
         order = [i for i in order if self.extents[i] != 1] or order[-1:]
         groups = self._collapse(order, columns, reduced)
         body = _renumber(body, {old: new for new, group in enumerate(groups) for old in group})
-        extents = [_product(self.extents[i] for i in group) for group in groups]
+        extents = [product(tuple(self.extents[i] for i in group)) for group in groups]
         inner = [[column[group[-1]] for group in groups] for column in columns]
         kinds: tuple[loops.Loop, ...] = tuple("reduced" if g[-1] in reduced else "kept" for g in groups)
         operands = tuple(
@@ -226,7 +226,7 @@ class NestBuilder:
                 flat.extend((extent, stride))
         flat.extend(inner[-1])
         outer = [e for e, k in zip(extents, kinds, strict=True) if k == "kept"]
-        units = _product(outer[:-1] if kinds[-1] == "kept" else outer)
+        units = product(tuple(outer[:-1] if kinds[-1] == "kept" else outer))
         return BuiltNest(
             nest,
             tuple(Pointer(r.view.buffer, r.offset) for r in self.reads),
@@ -270,13 +270,6 @@ def _inner(stride: Dim) -> loops.Inner:
     if stride == 1:
         return "unit"
     return "zero" if stride == 0 else "any"
-
-
-def _product(dims: object) -> Dim:
-    total: Dim = 1
-    for dim in dims:  # type: ignore[attr-defined]
-        total = total * dim
-    return total
 
 
 def _number(value: object, dtype: DType) -> float | int | bool:
