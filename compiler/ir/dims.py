@@ -10,9 +10,12 @@ polynomials cannot express: floor division, remainder, minimum, maximum.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias, Union
+
+from isthmus.errors import Code, ModelError, Problem
 
 Dim: TypeAlias = Union[int, "Expr"]
 Shape: TypeAlias = tuple[Dim, ...]
@@ -25,8 +28,14 @@ MAX_TERMS = 1024
 MAX_DEGREE = 64
 
 
-class DimTooLarge(ValueError):
-    """An expression over named dimensions grew beyond what any shape needs."""
+class DimTooLarge(ModelError, ValueError):
+    """An expression over named dimensions grew beyond what any shape needs: `too-large`, whoever meets it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Problem(Code.TOO_LARGE, text))
+
+    def __str__(self) -> str:
+        return self.problems[0].message
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,12 +99,14 @@ class Expr:
         return _from_terms(total)
 
     def __mul__(self, other: Dim) -> Dim:
+        if other == 1:
+            return self
         total: Counter[Monomial] = Counter()
         if len(self.terms) * len(_terms(other)) > MAX_TERMS:
             raise DimTooLarge(f"a product of dimensions has more than {MAX_TERMS} terms")
         for left, a in self.terms:
             for right, b in _terms(other):
-                total[tuple(sorted(left + right, key=str))] += a * b
+                total[_sorted(left + right) if left and right else left or right] += a * b
         return _from_terms(total)
 
     def __neg__(self) -> Dim:
@@ -152,8 +163,27 @@ def _from_terms(total: Mapping[Monomial, int]) -> Dim:
         raise DimTooLarge("a dimension has too many terms, factors or digits")
     if len(kept) == 1 and kept[0][0] == ():
         return kept[0][1]
+    if len(kept) == 1:
+        return Expr((kept[0],))
     # Longer products first, the constant last: 2*batch*seq+seq+1.
-    return Expr(tuple(sorted(kept, key=lambda t: (-len(t[0]), tuple(map(str, t[0]))))))
+    return Expr(tuple(sorted(kept, key=lambda t: (-len(t[0]), tuple(map(_text, t[0]))))))
+
+
+# Sorting asks for the same few texts again and again.
+_text = lru_cache(maxsize=1 << 14)(str)
+
+
+def _sorted(atoms: Monomial) -> Monomial:
+    return tuple(sorted(atoms, key=_text))
+
+
+def sum_of(dims: Iterable[Dim]) -> Dim:
+    """The sum of `dims`, in one go: adding them one by one would sort all terms each time."""
+    found: Counter[Monomial] = Counter()
+    for dim in dims:
+        for monomial, coefficient in _terms(dim):
+            found[monomial] += coefficient
+    return _from_terms(found)
 
 
 def symbol(name: str) -> Expr:

@@ -8,7 +8,7 @@ import numpy as np
 
 from isthmus.errors import Code, InputError, Problem, nearest
 from isthmus.ir.dims import Dim, Expr, as_multiple, evaluate_dim, names
-from isthmus.ir.graph import Attr, Graph, Value, weight_of
+from isthmus.ir.graph import Attr, Graph, Value, counted_by, weight_of
 from isthmus.ir.types import Array
 
 
@@ -65,6 +65,8 @@ def evaluate(graph: Graph, arrays: Mapping[str, Array]) -> dict[str, Array]:
             uses[arg] = uses.get(arg, 0) + 1
     kept = {v for _, v in graph.outputs}
     for value in order:
+        if (counted := counted_by(value)) is not None:
+            sizes[counted] = int(env[value.args[0]].reshape(-1)[-1])
         env[value] = apply(value, [env[a] for a in value.args], sizes)
         for arg in value.args:
             uses[arg] -= 1

@@ -40,6 +40,7 @@ class Trait(Enum):
     MOVEMENT = "only moves elements; computes nothing"
     REDUCTION = "combines elements along axes; keeps them as size 1"
     LEAF = "has no arguments: an input, a weight, or a hole in a pattern"
+    COUNTS = "its attribute `dim` names a dim; the last element of its argument says how large that is"
 
 
 class Marker:
@@ -159,6 +160,15 @@ def constant(name: str, array: Array, loc: str = "") -> Value:
     return weight_value(Weight.of(name, array), loc)
 
 
+def counted_by(value: Value) -> str | None:
+    """The name of the dim whose size `value` says at run time, if it says one."""
+    if Trait.COUNTS not in value.op.traits:
+        return None
+    (dim,) = value.attr("dim")
+    name: str | None = dim.name
+    return name
+
+
 def weight_of(value: Value) -> Weight | None:
     """The weight behind a constant value, else None."""
     if value.op is not WEIGHT:
@@ -196,16 +206,19 @@ class Graph:
 
 def walk(roots: tuple[Value, ...], stop: frozenset[Value] = frozenset()) -> Iterator[Value]:
     """Yield the values `roots` reach, arguments first, each once, without recursion; not those in `stop`."""
-    seen: set[Value] = set(stop)
-    stack = [(v, False) for v in reversed(roots)]
+    done: set[Value] = set(stop)
+    stack = list(reversed(roots))
     while stack:
-        value, ready = stack.pop()
-        if ready:
+        value = stack[-1]
+        if value in done:
+            stack.pop()
+        elif waiting := [a for a in value.args if a not in done]:
+            waiting.reverse()
+            stack += waiting
+        else:
+            stack.pop()
+            done.add(value)
             yield value
-        elif value not in seen:
-            seen.add(value)
-            stack.append((value, True))
-            stack.extend((a, False) for a in reversed(value.args) if a not in seen)
 
 
 def use_counts(graph: Graph) -> dict[Value, int]:

@@ -8,7 +8,8 @@ Graphs
 - have at least one output; no two inputs, and no two outputs, share a name;
 - use no input that they do not declare;
 - use no dim that the program does not declare, or that is not by itself the size of an axis of an input,
-  because nothing would say how large it is at run time.
+  because nothing would say how large it is at run time; but for dims that one value counts, and that no
+  program declares.
 
 Values
 - apply ops to as many arguments as they take, with the attributes they declare, of the declared kinds;
@@ -45,6 +46,7 @@ from isthmus.ir.graph import (
     Program,
     TypeMismatch,
     Value,
+    counted_by,
 )
 from isthmus.ir.printer import Printed
 from isthmus.ir.types import DType, TensorType
@@ -116,6 +118,13 @@ def _verify_graph(graph: Graph, bounds: Bounds) -> list[Diagnostic]:
     sizes = [d for v in inputs if v.type is not None for d in v.type.shape]
     bound = {multiple[0] for d in sizes if (multiple := as_multiple(d)) is not None}
     told: set[str] = set()
+    counted = [name for v in graph.nodes() if (name := _counted(v)) is not None]
+    found += [Diagnostic(graph, text) for text in _twice("values count dims", counted)]
+    found += [
+        Diagnostic(graph, f"the dim {name!r} is counted, and declared") for name in counted if name in bounds
+    ]
+    bounds = {**dict.fromkeys(counted, (0, None)), **bounds}
+    bound |= set(counted)
     for value in (*graph.inputs, *graph.nodes()):
         problems = list(_value_problems(value, value in inputs))
         if value.type is not None:
@@ -129,6 +138,11 @@ def _verify_graph(graph: Graph, bounds: Bounds) -> list[Diagnostic]:
                     told.add(text)
                     found.append(Diagnostic(value, text))
     return found
+
+
+def _counted(value: Value) -> str | None:
+    """The dim that `value` counts, unless its attributes are broken."""
+    return None if list(_attr_problems(value)) or value.type is None else counted_by(value)
 
 
 def _signature_problems(graph: Graph) -> Iterator[str]:

@@ -17,8 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from isthmus.ir.graph import Op
-from isthmus.ops import movement, nn, pointwise, quantize, reduce
+from isthmus.ops import integer, lines, movement, nn, pointwise, quantize, ragged, reduce
 
-_GROUPS = (pointwise, movement, reduce, nn, quantize)
+_GROUPS = (pointwise, movement, reduce, lines, nn, ragged, quantize, integer)
 
 OPS: Mapping[str, Op] = {op.name: op for group in _GROUPS for op in group.ALL}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from isthmus.ir.dims import Dim
@@ -49,25 +51,42 @@ matmul = Op(
 
 
 def _linear_infer(
-    x: TensorType, w: TensorType, bias: TensorType, *rest: TensorType, activation: str
+    x: TensorType, w: TensorType, bias: TensorType, *rest: TensorType, activation: str, rounded: bool
 ) -> TensorType:
     if w.rank != 2 or x.rank < 1 or x.shape[-1] != w.shape[0] or bias.shape != (w.shape[1],):
         raise TypeMismatch(f"linear of {x} by {w} with bias {bias}")
     if activation != "none" and activation not in ACTIVATIONS:
         raise TypeMismatch(f"no activation {activation!r}; known: none, {', '.join(ACTIVATIONS)}")
-    if not rules.same_dtype(x, w, bias, *rest).is_float:
-        raise TypeMismatch(f"linear takes floating-point elements, got {x}")
-    result = x.with_shape((*x.shape[:-1], w.shape[1]))
-    if rest and rest[0].shape != result.shape:
-        raise TypeMismatch(f"the residual must be {result}, got {rest[0]}")
-    return result
+    sums = rules.same_dtype(bias, *rest)
+    if (x.dtype, w.dtype, sums) == (DType.F32, DType.F16, DType.F32):
+        factors = sums
+    else:
+        factors = rules.same_dtype(x, w)
+    if not factors.is_float or (factors is not sums and (factors, sums) != (DType.BF16, DType.F32)):
+        raise TypeMismatch(
+            f"linear takes floating-point elements of one type, or bf16 and sums of f32: {x}, {w}, {bias}"
+        )
+    if rest and rest[0].shape != (*x.shape[:-1], w.shape[1]):
+        raise TypeMismatch(f"the residual must be [{','.join(map(str, x.shape[:-1]))},..], got {rest[0]}")
+    return TensorType(_rounded(sums, rounded), (*x.shape[:-1], w.shape[1]))
 
 
-def _linear_reference(x: Array, w: Array, bias: Array, *rest: Array, activation: str) -> Array:
-    total = matmul_reference(x, w) + bias
+def _rounded(dtype: DType, rounded: bool) -> DType:
+    """The type of a result computed in `dtype`: f32 may be rounded to bf16."""
+    if rounded and dtype is not DType.F32:
+        raise TypeMismatch(f"what is rounded to bf16 is f32, not {dtype}")
+    return DType.BF16 if rounded else dtype
+
+
+def epilogue_reference(total: Array, rest: Sequence[Array], activation: str) -> Array:
+    """activation(total [+ residual]): what follows the sums and the bias of a product."""
     if rest:
         total = total + rest[0]
     return np.asarray(total) if activation == "none" else ACTIVATIONS[activation].reference(total)
+
+
+def _linear_reference(x: Array, w: Array, bias: Array, *rest: Array, activation: str, rounded: bool) -> Array:
+    return epilogue_reference(matmul_reference(x, w) + bias, rest, activation)
 
 
 linear = Op(
@@ -75,9 +94,12 @@ linear = Op(
     _linear_infer,
     _linear_reference,
     (3, 4),
-    {"activation": Kind.TEXT},
-    {"activation": "none"},
-    doc="activation(x @ w + bias [+ residual]); x [..., K], w [K, N], bias [N], residual [..., N].",
+    {"activation": Kind.TEXT, "rounded": Kind.BOOL},
+    {"activation": "none", "rounded": False},
+    doc=(
+        "activation(x @ w + bias [+ residual]); x [..., K], w [K, N], bias [N], residual [..., N]. x and w "
+        "may be bf16 beside f32, or w alone f16. rounded: the result, of f32 sums, is rounded to bf16."
+    ),
 )
 
 
@@ -98,16 +120,19 @@ softmax = Op("softmax", _softmax_infer, softmax_reference, (1, 1), doc="Over the
 
 
 def _layer_norm_infer(
-    x: TensorType, scale: TensorType, bias: TensorType, *rest: TensorType, epsilon: float
+    x: TensorType, scale: TensorType, bias: TensorType, *rest: TensorType, epsilon: float, rounded: bool
 ) -> TensorType:
     if x.rank < 1 or scale.shape != x.shape[-1:] or bias.shape != x.shape[-1:]:
         raise TypeMismatch(f"layer_norm of {x} with scale {scale} and bias {bias}")
     if rest and rest[0].shape != x.shape:
         raise TypeMismatch(f"the residual must be {x}, got {rest[0]}")
-    return rules.floating(x, scale, bias, *rest)
+    result = rules.floating(x, scale, bias, *rest)
+    return result.with_dtype(_rounded(result.dtype, rounded))
 
 
-def _layer_norm_reference(x: Array, scale: Array, bias: Array, *rest: Array, epsilon: float) -> Array:
+def _layer_norm_reference(
+    x: Array, scale: Array, bias: Array, *rest: Array, epsilon: float, rounded: bool
+) -> Array:
     # The sum is rounded to the element type, as when it was an op of its own.
     wide = (x + rest[0] if rest else x).astype(np.float64)
     centred = wide - np.mean(wide, -1, keepdims=True)
@@ -120,21 +145,23 @@ layer_norm = Op(
     _layer_norm_infer,
     _layer_norm_reference,
     (3, 4),
-    {"epsilon": Kind.FLOAT},
+    {"epsilon": Kind.FLOAT, "rounded": Kind.BOOL},
+    {"rounded": False},
     doc=(
-        "(v - mean v) / sqrt(var v + epsilon) * scale + bias over the last axis, v = x [+ residual]  "
-        "(Ba et al. 2016)."
+        "(v - mean v) / sqrt(var v + epsilon) * scale + bias over the last axis, v = x [+ residual]. "
+        "rounded: the result, of f32, is rounded to bf16  (Ba et al. 2016)."
     ),
 )
 
 
-def _rms_norm_infer(x: TensorType, scale: TensorType, *, epsilon: float) -> TensorType:
+def _rms_norm_infer(x: TensorType, scale: TensorType, *, epsilon: float, rounded: bool) -> TensorType:
     if x.rank < 1 or scale.shape != x.shape[-1:]:
         raise TypeMismatch(f"rms_norm of {x} with scale {scale}")
-    return rules.floating(x, scale)
+    result = rules.floating(x, scale)
+    return result.with_dtype(_rounded(result.dtype, rounded))
 
 
-def _rms_norm_reference(x: Array, scale: Array, *, epsilon: float) -> Array:
+def _rms_norm_reference(x: Array, scale: Array, *, epsilon: float, rounded: bool) -> Array:
     wide = x.astype(np.float64)
     return np.asarray(wide / np.sqrt(np.mean(np.square(wide), -1, keepdims=True) + epsilon) * scale)
 
@@ -144,20 +171,34 @@ rms_norm = Op(
     _rms_norm_infer,
     _rms_norm_reference,
     (2, 2),
-    {"epsilon": Kind.FLOAT},
-    doc="x / sqrt(mean x^2 + epsilon) * scale over the last axis  (Zhang and Sennrich 2019).",
+    {"epsilon": Kind.FLOAT, "rounded": Kind.BOOL},
+    {"rounded": False},
+    doc=(
+        "x / sqrt(mean x^2 + epsilon) * scale over the last axis. rounded: the result, of f32, is rounded to "
+        "bf16  (Zhang and Sennrich 2019)."
+    ),
 )
 
 
 def _attention_infer(
-    q: TensorType, k: TensorType, v: TensorType, *mask: TensorType, scale: float, safe: bool
+    q: TensorType,
+    k: TensorType,
+    v: TensorType,
+    *mask: TensorType,
+    scale: float,
+    safe: bool,
+    causal: bool,
+    mixed: bool,
+    rounds: bool,
 ) -> TensorType:
-    if not rules.same_dtype(q, k, v, *mask).is_float:
+    if not rules.same_dtype(q, k, v, *(() if mixed else mask)).is_float:
         raise TypeMismatch(f"attention takes floating-point elements, got {q}")
+    if mixed and (q.dtype is not DType.BF16 or any(m.dtype is not DType.F32 for m in mask)):
+        raise TypeMismatch(f"mixed attention takes bf16 and a mask of f32, got {q} {mask}")
     if not q.rank == k.rank == v.rank == 4:
         raise TypeMismatch(f"attention takes [batch, heads, length, width], got {q}, {k}, {v}")
     fits = q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2] and k.shape[:2] == v.shape[:2]
-    if not fits or q.shape[0] != k.shape[0] or not _divides(k.shape[1], q.shape[1]):
+    if not fits or q.shape[0] != k.shape[0] or not divides(k.shape[1], q.shape[1]):
         raise TypeMismatch(f"attention of {q}, {k}, {v}")
     scores = (*q.shape[:3], k.shape[2])
     if mask and rules.broadcast_shapes(mask[0].shape, scores) != scores:
@@ -165,24 +206,50 @@ def _attention_infer(
     return q.with_shape((*q.shape[:3], v.shape[3]))
 
 
-def _divides(part: Dim, whole: Dim) -> bool:
+def divides(part: Dim, whole: Dim) -> bool:
+    """Whether `part` heads can be shared by groups of `whole` heads."""
     return part == whole or (
         isinstance(part, int) and isinstance(whole, int) and part > 0 and whole % part == 0
     )
 
 
-def _attention_reference(q: Array, k: Array, v: Array, *mask: Array, scale: float, safe: bool) -> Array:
+def _attention_reference(
+    q: Array,
+    k: Array,
+    v: Array,
+    *mask: Array,
+    scale: float,
+    safe: bool,
+    causal: bool,
+    mixed: bool = False,
+    rounds: bool = False,
+) -> Array:
     group = q.shape[1] // k.shape[1] if k.shape[1] else 1
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
-    # Scores are rounded to the element type at each step, as when scaling and masking were ops of their own:
-    # a mask of -10000 leaves few digits to a score, and that must show.
-    scores = matmul_reference(q, k.swapaxes(2, 3)).astype(q.dtype) * np.asarray(scale, q.dtype)
+    # Scores are rounded to their type at each step, as when scaling and masking were ops of their own: a mask
+    # of -10000 leaves few digits to a score, and that must show.
+    wide = np.dtype(np.float32) if mixed else q.dtype
+    scores = matmul_reference(q, k.swapaxes(2, 3)).astype(wide) * np.asarray(scale, wide)
     if mask:
         scores = scores + mask[0]
+    if causal:
+        queries, keys = scores.shape[2:]
+        seen = np.tri(queries, keys, keys - queries, dtype=bool)
+        scores = np.where(seen, scores, -np.inf)
+    if mixed:
+        return _mixed_attention(scores, v, safe)
     weights = softmax_reference(scores)
     if safe:
         weights = np.where(np.isnan(weights), 0, weights)
     return matmul_reference(weights.astype(q.dtype), v)
+
+
+def _mixed_attention(scores: Array, v: Array, safe: bool) -> Array:
+    """Powers of the scores, rounded as v is, times v; divided by the sum of the powers as they were."""
+    powers = np.exp(scores - np.max(scores, -1, keepdims=True, initial=-np.inf))
+    sums = np.sum(powers.astype(np.float64), -1, keepdims=True)
+    result = matmul_reference(powers.astype(v.dtype), v) / sums
+    return np.where(np.isnan(sums), 0, result) if safe else result
 
 
 attention = Op(
@@ -190,12 +257,14 @@ attention = Op(
     _attention_infer,
     _attention_reference,
     (3, 4),
-    {"scale": Kind.FLOAT, "safe": Kind.BOOL},
-    {"safe": False},
+    {"scale": Kind.FLOAT, "safe": Kind.BOOL, "causal": Kind.BOOL, "mixed": Kind.BOOL, "rounds": Kind.BOOL},
+    {"safe": False, "causal": False, "mixed": False, "rounds": False},
     doc=(
         "softmax(q k^T * scale [+ mask]) v over [batch, heads, length, width]; k and v may have fewer heads, "
-        "each shared by a group. safe: a row that is masked out entirely gives zeros, not NaN  "
-        "(Vaswani et al. 2017)."
+        "each shared by a group. safe: a row that is masked out entirely gives zeros, not NaN. causal: query "
+        "i of S sees the keys j <= i + T - S of T; values of the others need not be read. mixed: q, k, v and "
+        "the result are bf16, mask, scores and sums f32, and the powers of the scores are rounded to bf16. "
+        "rounds: where bf16 is faster, q, k, v and the powers may be rounded to it (Vaswani et al. 2017)."
     ),
 )
 

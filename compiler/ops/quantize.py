@@ -88,4 +88,65 @@ dequantize = Op(
     doc="(q - zero_point) * scale, computed in f32. The zero point may be a fraction.",
 )
 
-ALL = (quantize, dequantize)
+
+def _step_reference(low: Array, high: Array) -> Array:
+    return np.asarray(np.where(high == low, low.dtype.type(1), (high - low) / low.dtype.type(255)))
+
+
+# An op of its own, because passes turn a division by a number into a multiplication: that is another scale in
+# the last bit, and so other integers.
+step = Op(
+    "step",
+    rules.floating,
+    _step_reference,
+    (2, 2),
+    doc="The scale at which 8 bits reach from low to high: (high - low) / 255, and 1 where they are equal.",
+)
+
+
+def _row_scale_infer(x: TensorType) -> TensorType:
+    if x.rank < 1 or not x.dtype.is_float:
+        raise TypeMismatch(f"row_scale takes rows of floating-point elements, got {x}")
+    return TensorType(DType.F32, (*x.shape[:-1], 1))
+
+
+def _row_scale_reference(x: Array) -> Array:
+    largest = np.max(np.abs(x.astype(np.float32)), -1, keepdims=True, initial=0)
+    scale = largest / np.float32(127)
+    return np.asarray(np.where(scale == 0, np.float32(1), scale))
+
+
+row_scale = Op(
+    "row_scale",
+    _row_scale_infer,
+    _row_scale_reference,
+    (1, 1),
+    doc=(
+        "The scale at which 8 bits reach the largest |x| of each row: max |x| / 127 over the last axis, that "
+        "stays with size 1, in f32; 1 where that is zero. A row with NaN has scale NaN, one with an infinity "
+        "has scale infinity: what is quantized and dequantized with either is NaN throughout."
+    ),
+)
+
+
+def _integer_matmul_infer(a: TensorType, b: TensorType) -> TensorType:
+    if a.dtype not in (DType.I8, DType.U8) or b.dtype not in (DType.I8, DType.U8):
+        raise TypeMismatch(f"integer_matmul takes bytes, got {a} and {b}")
+    if a.rank != 2 or b.rank != 2 or a.shape[1] != b.shape[0]:
+        raise TypeMismatch(f"cannot multiply {a} by {b}")
+    return TensorType(DType.I32, (a.shape[0], b.shape[1]))
+
+
+def _integer_matmul_reference(a: Array, b: Array) -> Array:
+    return np.asarray(np.matmul(a.astype(np.int32), b.astype(np.int32)))
+
+
+integer_matmul = Op(
+    "integer_matmul",
+    _integer_matmul_infer,
+    _integer_matmul_reference,
+    (2, 2),
+    doc="Two matrices of bytes, [M, K] and [K, N], signed or not; sums in i32, which wrap.",
+)
+
+ALL = (quantize, dequantize, step, row_scale, integer_matmul)

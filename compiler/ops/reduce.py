@@ -20,13 +20,13 @@ def _is_float(dtype: np.dtype[np.generic]) -> bool:
     return dtype.kind not in "iub"
 
 
-def _wide(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
+def wide_type(dtype: np.dtype[np.generic]) -> np.dtype[np.generic]:
     """What sums are accumulated in: f64, or the integer type itself, which wraps."""
     return np.dtype(np.float64) if _is_float(dtype) else dtype
 
 
 def _sum_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.asarray(np.sum(x, axes, dtype=_wide(x.dtype), keepdims=True))
+    return np.asarray(np.sum(x, axes, dtype=wide_type(x.dtype), keepdims=True))
 
 
 def _mean_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
@@ -35,7 +35,7 @@ def _mean_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
 
 
 def _prod_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
-    return np.asarray(np.prod(x, axes, dtype=_wide(x.dtype), keepdims=True))
+    return np.asarray(np.prod(x, axes, dtype=wide_type(x.dtype), keepdims=True))
 
 
 def _max_reference(x: Array, *, axes: tuple[int, ...]) -> Array:
@@ -65,33 +65,38 @@ reduce_min = Op("reduce_min", rules.reduction, _min_reference, (1, 1), AXES, tra
 reduce_prod = Op("reduce_prod", rules.numeric_reduction, _prod_reference, (1, 1), AXES, traits=REDUCTION)
 
 
-def _cumsum_infer(x: TensorType, *, axis: int, exclusive: bool, reverse: bool) -> TensorType:
+def _running_infer(x: TensorType, *, axis: int, exclusive: bool, reverse: bool) -> TensorType:
     rules.check_axis(axis, x.rank)
     if x.dtype is DType.BOOL:
-        raise TypeMismatch("cumsum takes numbers")
+        raise TypeMismatch("running sums and products take numbers")
     return x.with_shape(x.shape)
 
 
-def _cumsum_reference(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
-    x = np.flip(x, axis) if reverse else x
-    total = np.cumsum(x, axis, dtype=_wide(x.dtype))
-    if exclusive:
-        # Shifted rather than total - x, which infinities would turn into NaN.
-        first = [slice(None)] * x.ndim
-        first[axis] = slice(0, -1)
-        widths = [(1, 0) if i == axis else (0, 0) for i in range(x.ndim)]
-        total = np.pad(total[tuple(first)], widths) if x.shape[axis] else total
-    return np.flip(total, axis) if reverse else total
+def _running(name: str, ufunc: np.ufunc, neutral: int) -> Op:
+    def reference(x: Array, *, axis: int, exclusive: bool, reverse: bool) -> Array:
+        x = np.flip(x, axis) if reverse else x
+        total = ufunc.accumulate(x, axis, dtype=wide_type(x.dtype))
+        if exclusive:
+            # Shifted rather than taking x out again, which infinities would turn into NaN.
+            first = [slice(None)] * x.ndim
+            first[axis] = slice(0, -1)
+            widths = [(1, 0) if i == axis else (0, 0) for i in range(x.ndim)]
+            shifted = np.pad(total[tuple(first)], widths, constant_values=neutral)
+            total = shifted if x.shape[axis] else total
+        return np.asarray(np.flip(total, axis) if reverse else total)
+
+    return Op(
+        name,
+        _running_infer,
+        reference,
+        (1, 1),
+        {"axis": Kind.INT, "exclusive": Kind.BOOL, "reverse": Kind.BOOL},
+        {"exclusive": False, "reverse": False},
+    )
 
 
-cumsum = Op(
-    "cumsum",
-    _cumsum_infer,
-    _cumsum_reference,
-    (1, 1),
-    {"axis": Kind.INT, "exclusive": Kind.BOOL, "reverse": Kind.BOOL},
-    {"exclusive": False, "reverse": False},
-)
+cumsum = _running("cumsum", np.add, 0)
+cumprod = _running("cumprod", np.multiply, 1)
 
 
 def _arg_infer(x: TensorType, *, axis: int, last: bool) -> TensorType:
@@ -115,29 +120,6 @@ argmax = Op("argmax", _arg_infer, _argmax_reference, (1, 1), _ARG, {"last": Fals
 argmin = Op("argmin", _arg_infer, _argmin_reference, (1, 1), _ARG, {"last": False})
 
 
-def _order_infer(x: TensorType, *, axis: int, descending: bool) -> TensorType:
-    rules.check_axis(axis, x.rank)
-    if x.dtype is DType.BOOL:
-        raise TypeMismatch("sort_order takes numbers")
-    return x.with_dtype(DType.I64)
-
-
-def _order_reference(x: Array, *, axis: int, descending: bool) -> Array:
-    wide = x.astype(np.float64) if _is_float(x.dtype) else x
-    if not descending:
-        return np.argsort(wide, axis, kind="stable")
-    # Backwards twice, so that of equal elements the first stays first.
-    turned = np.argsort(np.flip(wide, axis), axis, kind="stable")
-    return np.asarray(np.flip(x.shape[axis] - 1 - turned, axis))
-
-
-sort_order = Op(
-    "sort_order",
-    _order_infer,
-    _order_reference,
-    (1, 1),
-    {"axis": Kind.INT, "descending": Kind.BOOL},
-    doc="Element i is where the i-th in order stands along the axis; equals stay in order, NaN is largest.",
-)
-
-ALL = (reduce_sum, reduce_mean, reduce_max, reduce_min, reduce_prod, cumsum, argmax, argmin, sort_order)
+ALL = (
+    reduce_sum, reduce_mean, reduce_max, reduce_min, reduce_prod, cumsum, cumprod, argmax, argmin,
+)  # fmt: skip

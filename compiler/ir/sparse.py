@@ -1,0 +1,187 @@
+"""Encodings of matrices with zeros: what is stored are the blocks that hold anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from isthmus.ir.types import DType
+
+Array = npt.NDArray[Any]
+
+# Places of blocks are stored in 16 bits, two to a word; one more than there are is the place of padding.
+MOST_PLACES = 0xFFFF
+WORD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A matrix [K, N] as the blocks of `outputs` columns by `inputs` rows that are not all zero.
+
+    K is cut into windows of `window` rows, N into groups of `outputs` columns; each group has a list of
+    blocks in each window. Stored as words of 32 bits: first where each list begins, window after window, and
+    where the last ends, in pairs. Then the lists, each in the order of K, its blocks two and two: a word with
+    both places (rows from the window's beginning / inputs; the first in the lower half), and the values of
+    either, input by input. A list with an odd number of blocks ends with one of zeros at the place
+    window / inputs, which is beyond the window. Columns and rows that are lacking to whole blocks are zero.
+    `pairs` is how many pairs all lists have, so that the type alone tells the size.
+
+    Of elements narrower than a word, as many neighbouring inputs as fill one lie together, and `inputs` is
+    whole words of them: 1 x 4 bytes are the word that is multiplied at once. The words of lists and places
+    are then little-endian, whatever the chip: what swaps the bytes of elements does not see them.
+    """
+
+    outputs: int
+    inputs: int
+    window: int
+    pairs: int
+
+    def __str__(self) -> str:
+        if self.outputs == self.inputs == 1:
+            return f"csr({self.window},{self.pairs})"
+        return f"block({self.outputs}x{self.inputs},{self.window},{self.pairs})"
+
+    def pair_words(self, group: int = 1) -> int:
+        """Words of one pair of blocks, of elements of which `group` fill a word."""
+        return 1 + 2 * self.outputs * self.inputs // group
+
+    def lists(self, depth: int, columns: int) -> int:
+        """How many lists there are."""
+        return -(-depth // self.window) * -(-columns // self.outputs)
+
+    def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
+        if not self._holds(dtype.bytes):
+            raise ValueError(f"{self} stores elements of 32 bits, or words of narrower ones, not {dtype}")
+        return WORD * (self.lists(*shape) + 1 + self.pairs * self.pair_words(WORD // dtype.bytes))
+
+    def _holds(self, itemsize: int) -> bool:
+        """Whether blocks of elements of so many bytes are whole words."""
+        return itemsize <= WORD and self.inputs * itemsize % WORD == 0
+
+    def encode(self, plain: Array) -> Array:
+        tiles = self.tiled(plain)
+        lists, places = tiles.shape[:2]
+        if not self._holds(plain.dtype.itemsize) or places > MOST_PLACES:
+            raise ValueError(f"{self} cannot store {plain.dtype}{list(plain.shape)}")
+        which, place = np.nonzero(tiles.any(axis=(2, 3)))
+        counts = np.bincount(which, minlength=lists)
+        pairs = (counts + 1) // 2
+        if int(pairs.sum()) != self.pairs:
+            raise ValueError(f"{self}: the matrix has {int(pairs.sum())} pairs of blocks")
+        first = np.concatenate([[0], np.cumsum(pairs)])
+        slots = 2 * first[which] + np.arange(len(which)) - np.concatenate([[0], np.cumsum(counts)])[which]
+        numbers = np.full(2 * self.pairs, places, np.uint32)
+        numbers[slots] = place
+        group, order = _words_of(plain.dtype)
+        values = np.zeros((2 * self.pairs, self.outputs * self.inputs), plain.dtype)
+        together = (
+            tiles[which, place].reshape(len(which), self.inputs // group, group, self.outputs).swapaxes(2, 3)
+        )
+        values[slots] = together.reshape(len(which), self.outputs * self.inputs)
+        words = np.empty((self.pairs, self.pair_words(group)), order)
+        words[:, 0] = numbers[0::2] | numbers[1::2] << np.uint32(16)
+        words[:, 1:] = values.view(order).reshape(self.pairs, words.shape[1] - 1)
+        return np.concatenate([first.astype(order), words.reshape(-1)]).astype(order).view(plain.dtype)
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        depth, columns = shape
+        lists, places = self.lists(depth, columns), self.window // self.inputs
+        group, order = _words_of(stored.dtype)
+        words = stored.reshape(-1).view(order)
+        ends = words[: lists + 1].astype(np.int64)
+        counts = ends[1:] - ends[:-1]
+        which = np.repeat(np.arange(lists), 2 * counts)
+        pairs = words[lists + 1 :].reshape(self.pairs, self.pair_words(group))
+        numbers = np.stack([pairs[:, 0] & np.uint32(0xFFFF), pairs[:, 0] >> np.uint32(16)], 1).reshape(-1)
+        values = np.ascontiguousarray(pairs[:, 1:]).view(stored.dtype)
+        tiles = np.zeros((lists, places + 1, self.inputs, self.outputs), stored.dtype)
+        together = values.reshape(-1, self.inputs // group, self.outputs, group).swapaxes(2, 3)
+        tiles[which, numbers] = together.reshape(-1, self.inputs, self.outputs)
+        windows, groups = -(-depth // self.window), -(-columns // self.outputs)
+        whole = tiles[:, :places].reshape(windows, groups, places, self.inputs, self.outputs)
+        flat = whole.transpose(0, 2, 3, 1, 4).reshape(windows * self.window, groups * self.outputs)
+        return np.ascontiguousarray(flat[:depth, :columns])
+
+    def tiled(self, plain: Array) -> Array:
+        """The matrix [K, N] as [list, place, inputs, outputs], zero where blocks go beyond it."""
+        depth, columns = plain.shape
+        whole = np.pad(plain, ((0, -depth % self.window), (0, -columns % self.outputs)))
+        windows, groups = whole.shape[0] // self.window, whole.shape[1] // self.outputs
+        tiles = whole.reshape(windows, -1, self.inputs, groups, self.outputs).transpose(0, 3, 1, 2, 4)
+        return np.ascontiguousarray(tiles).reshape(windows * groups, -1, self.inputs, self.outputs)
+
+    @classmethod
+    def of(cls, plain: Array, window: int, outputs: int = 1, inputs: int = 1) -> Blocks:
+        """The encoding of `plain`, a matrix [K, N], in blocks of this shape; `window` is whole blocks."""
+        empty = cls(outputs, inputs, window, 0)
+        counts = empty.tiled(plain).any(axis=(2, 3)).sum(axis=1)
+        return cls(outputs, inputs, window, int(((counts + 1) // 2).sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class NM:
+    """A matrix [K, N] of which every `group` consecutive rows hold at most `kept` numbers in each column.
+
+    Stored as [kept * ceil(K / group)] rows of values, then their places within the group, the fewest bits
+    each that hold them, one after the other from the lowest bits of words of 32 bits, column by column of
+    each row of values. Numbers that are lacking are zeros at place 0.
+    """
+
+    kept: int
+    group: int
+
+    def __str__(self) -> str:
+        return f"nm({self.kept}:{self.group})"
+
+    @property
+    def bits(self) -> int:
+        """Bits of a place."""
+        return max(1, (self.group - 1).bit_length())
+
+    def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
+        count = self._rows(shape[0]) * shape[1]
+        return -(-count * dtype.bytes // WORD) * WORD + -(-count * self.bits // 32) * WORD
+
+    def _rows(self, depth: int) -> int:
+        return -(-depth // self.group) * self.kept
+
+    def encode(self, plain: Array) -> Array:
+        depth, columns = plain.shape
+        whole = np.pad(plain, ((0, -depth % self.group), (0, 0))).reshape(-1, self.group, columns)
+        if int((whole != 0).sum(axis=1).max(initial=0)) > self.kept:
+            raise ValueError(f"{self}: a group has more than {self.kept} numbers")
+        order = np.argsort(whole == 0, axis=1, kind="stable")[:, : self.kept]
+        values = np.ascontiguousarray(np.take_along_axis(whole, order, 1))
+        places = np.where(values == 0, 0, order).astype(np.uint8).reshape(-1)
+        spread = places[:, None] >> np.arange(self.bits, dtype=np.uint8) & np.uint8(1)
+        packed = np.packbits(spread.reshape(-1), bitorder="little")
+        return np.concatenate([_words(values.reshape(-1).view(np.uint8)), _words(packed)]).view(plain.dtype)
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        depth, columns = shape
+        rows = self._rows(depth)
+        raw = stored.reshape(-1).view(np.uint8)
+        used = rows * columns * stored.dtype.itemsize
+        values = raw[:used].view(stored.dtype).reshape(-1, self.kept, columns)
+        bits = np.unpackbits(raw[-(-used // WORD) * WORD :], bitorder="little")[: rows * columns * self.bits]
+        weights = (1 << np.arange(self.bits)).astype(np.int64)
+        places = (bits.reshape(-1, self.bits) @ weights).reshape(values.shape)
+        whole = np.zeros((values.shape[0], self.group, columns), stored.dtype)
+        # A lacking number must not overwrite the one that is at place 0.
+        block, slot, column = np.nonzero(values)
+        whole[block, places[block, slot, column], column] = values[block, slot, column]
+        return np.ascontiguousarray(whole.reshape(-1, columns)[:depth])
+
+
+def _words_of(dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
+    """How many elements fill a word, and the type of the words of lists and places among them."""
+    return WORD // dtype.itemsize, np.dtype(np.uint32 if dtype.itemsize == WORD else "<u4")
+
+
+def _words(raw: Array) -> Array:
+    """Bytes, padded to whole words."""
+    return np.pad(raw, (0, -len(raw) % WORD))
