@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 
 from isthmus.frontends.onnx import indices, symbolic
 from isthmus.frontends.onnx.equations import equations
 from isthmus.frontends.onnx.facts import Facts, Restart, at_least, conclude
-from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product
-from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, weight_of, weight_value
+from isthmus.frontends.onnx.limits import Budget, check_type
+from isthmus.frontends.onnx.open_sizes import Opened
+from isthmus.ir.dims import Dim, Expr, Shape, divide_exactly, floordiv, product, symbol
+from isthmus.ir.graph import Attr, Op, TypeMismatch, Value, constant, graph_input, weight_of, weight_value
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import Weight
 from isthmus.ops import OPS, movement, pointwise, quantize
@@ -68,12 +71,14 @@ class Builder:
     `loc` is the node being imported; it is given to every value made.
     """
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(self, facts: Facts, budget: Budget | None = None) -> None:
         self.facts = facts
+        self.budget = budget or Budget()
         self.loc = ""
+        self.opened: list[Opened] = []
         self._values: dict[Tensor, Value] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], Value] = {}
-        self._names: set[str] = set()
+        self._names: dict[str, int] = {}  # what was added last to tell it from others of the name
         self._linear: dict[Value, indices.Linear] = {}
         self._looked: dict[Tensor, indices.Linear | None] = {}
 
@@ -160,11 +165,23 @@ class Builder:
 
     def unique(self, name: str) -> str:
         """`name`, with a number if a weight has it already."""
-        chosen, count = name, 1
+        chosen, count = name, self._names.get(name, 0)
         while chosen in self._names:
-            chosen, count = f"{name}.{count}", count + 1
-        self._names.add(chosen)
+            count += 1
+            chosen = f"{name}.{count}"
+        self._names[name] = count
+        self._names.setdefault(chosen, 0)
         return chosen
+
+    def places(self, places: Tensor, meant: Tensor) -> Tensor:
+        """`places` [rank, all], of which only those count that are `meant`, bool [all]: [rank, how many]."""
+        number = len(self.opened) + 1
+        taken = self.facts.bounds.keys() | self.facts.equal.keys()
+        name = next(n for i in count(number) if (n := f"nonzero_{i}") not in taken)
+        self.facts = replace(self.facts, bounds={**self.facts.bounds, name: (0, None)})
+        leaf = graph_input(name, places.type.with_shape((places.shape[0], symbol(name))))
+        self.opened.append(Opened(name, leaf, self.value(places), self.value(meant), self.loc))
+        return Tensor(leaf.t, None, leaf)
 
     # --- ops ---
 
@@ -176,6 +193,8 @@ class Builder:
             if folded is not None:
                 return folded
             value = op(*map(self.value, args), loc=self.loc, **attrs)
+            self.budget.value()
+            check_type(value.t, self.loc)
         except TypeMismatch:
             self.reconcile(equations(op, [a.type for a in args], given))
             raise
@@ -199,7 +218,10 @@ class Builder:
         if op is quantize.dequantize and type_.size != 1:
             return None  # quantized weights are imported as such
         folded = symbolic.evaluate(op, contents, attrs, type_, self.facts.bounds)
-        return None if folded is None else Tensor(type_, folded)
+        if folded is None:
+            return None
+        self.budget.compute(folded.size, symbolic.is_symbolic(folded))
+        return Tensor(type_, folded)
 
     def _derive(
         self, op: Op, args: Sequence[Tensor], attrs: dict[str, Attr], type_: TensorType

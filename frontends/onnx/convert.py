@@ -7,21 +7,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy.typing as npt
 import onnx
 
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.frontends.onnx.bodies import body, has_body
 from isthmus.frontends.onnx.builder import Builder, Items, Tensor
 from isthmus.frontends.onnx.facts import Facts, Restart
+from isthmus.frontends.onnx.fix import fix_inputs
+from isthmus.frontends.onnx.limits import Budget, Exhausted
 from isthmus.frontends.onnx.load import load
 from isthmus.frontends.onnx.node import Importer, Node, Results
+from isthmus.frontends.onnx.open_sizes import closed, without_opened
 from isthmus.frontends.onnx.operators import OPERATORS
 from isthmus.frontends.onnx.order import label, ordered
 from isthmus.frontends.onnx.signature import DimOption, Signature, initial_facts, read_signature
 from isthmus.frontends.onnx.tensors import has_nan, weight_from
-from isthmus.ir.dims import Interval, as_multiple
-from isthmus.ir.graph import Graph, NamedDim, Program, TypeMismatch, graph_input, weight_of, weight_value
-from isthmus.ir.types import DType, TensorType
+from isthmus.ir.dims import DimTooLarge, Interval, as_multiple
+from isthmus.ir.graph import (
+    Graph,
+    NamedDim,
+    Program,
+    TypeMismatch,
+    Value,
+    graph_input,
+    weight_of,
+    weight_value,
+)
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import Weight
 
 OLDEST_OPSET = 7
@@ -58,13 +71,15 @@ def read(
     *,
     name: str | None = None,
     dims: Mapping[str, DimOption] | None = None,
+    fix: Mapping[str, npt.ArrayLike] | None = None,
     warn: Callable[[Problem], None],
     watch: Callable[[Imported], None] = _nobody,
 ) -> Program:
     """Import the ONNX model at `path`.
 
     `dims` fixes (`{"seq": 128}`) or bounds (`{"seq": (1, 512)}`) named dims; others are free, or bounded
-    by what the model itself allows. `watch` is told of every node; of some more than once: the last counts.
+    by what the model itself allows. Inputs named in `fix` become constants with these contents. `watch` is
+    told of every node; of some more than once: the last counts.
     Raises `ModelError` with everything that is in the way.
     """
     model, digest = load(path)
@@ -73,14 +88,19 @@ def read(
     inputs = [i for i in model.graph.input if i.name not in source.initializers]
     signature = read_signature(inputs)
     facts = initial_facts(signature, dims or {})
+    fixed, facts = fix_inputs(signature, facts, fix or {})
     asked = facts
     notes: dict[str, Problem] = {}
     for _ in range(MAX_RESTARTS):
+        attempt = _Import(source, facts, watch)
         try:
-            graph = _Import(source, facts, watch).run(signature, MAIN)
+            graph = attempt.run(signature, fixed, MAIN)
             break
+        except Exhausted as error:
+            raise error.refusal(str(path)) from None
         except Restart as restart:
-            facts = restart.conclusion.facts
+            source.budget.restart()
+            facts = without_opened(restart.conclusion.facts, attempt.b.opened, restart.where)
             _check_asked(asked, facts, dims or {}, restart)
             if restart.conclusion.text:
                 text = f"{restart.conclusion.text} everywhere, because one node needs both"
@@ -139,6 +159,7 @@ class _Source:
         self.opsets = opsets
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.functions = {(f.domain, f.name): f for f in model.functions}
+        self.budget = Budget()
         self._weights: dict[str, Weight] = {}
         problems = []
         for tensor in model.graph.initializer:
@@ -184,10 +205,6 @@ class _Scope:
             raise KeyError(name)
         return holder.values[name]
 
-    def names(self) -> set[str]:
-        """Every name that can be seen here."""
-        return set(self.values) | (self.outer.names() if self.outer is not None else set())
-
 
 # What a failed node should have made. Nodes that read it are skipped, so that each mistake is told once.
 FAILED = Tensor(TensorType(DType.BOOL, ()))
@@ -204,31 +221,37 @@ class _Import:
         self.source = source
         self.facts = facts
         self.watch = watch
-        self.b = Builder(facts)
+        self.b = Builder(facts, source.budget)
         self.problems: list[Problem] = []
         self.missing: dict[str, list[str]] = {}
         self.depth = 0
 
-    def run(self, signature: Signature, name: str) -> Graph:
+    def run(self, signature: Signature, fixed: Mapping[str, Array], name: str) -> Graph:
+        """`fixed`: the contents of inputs that are none of the graph's."""
         shaped = {
-            n: t.with_shape(tuple(map(self.facts.resolve, t.shape))) for n, t in signature.inputs.items()
+            n: t.with_shape(tuple(map(self.facts.resolve, t.shape)))
+            for n, t in signature.inputs.items()
+            if n not in fixed
         }
         inputs = {n: graph_input(n, t) for n, t in shaped.items()}
         values: dict[str, Tensor | None] = {n: Tensor(v.t, None, v) for n, v in inputs.items()}
+        values.update((n, self.b.array(array)) for n, array in fixed.items())
         outputs = list(dict.fromkeys(o.name for o in self.source.graph.output))
         scope = _Scope(values, self.source.opsets)
         self.nodes(self.source.graph, outputs, scope)
-        found = [(n, scope.find(n)) for n in outputs] if not self.problems and not self.missing else []
-        self._raise_problems()
-        results = []
-        for output, tensor in found:
-            assert tensor is not None
+        results: dict[str, Value] = {}
+        for output in outputs:
+            tensor = scope.find(output)
             self.b.loc = output
             if isinstance(tensor, Items):
                 text = "this output is a sequence, not a tensor"
-                raise ModelError(Problem(Code.UNSUPPORTED_DTYPE, text, f"output {output!r}"))
-            results.append((output, self.b.value(tensor)))
-        return Graph(name, tuple(inputs.values()), tuple(results))
+                self.problems.append(Problem(Code.UNSUPPORTED_DTYPE, text, f"output {output!r}"))
+            elif tensor is not None and tensor is not FAILED:
+                results[output] = self.b.value(tensor)
+        made, problems = closed(tuple(results.values()), self.b.opened)
+        self.problems += problems
+        self._raise_problems()
+        return Graph(name, tuple(inputs.values()), tuple(zip(results, made, strict=True)))
 
     def _raise_problems(self) -> None:
         problems = [_unsupported(operator, nodes) for operator, nodes in sorted(self.missing.items())]
@@ -244,8 +267,8 @@ class _Import:
     ) -> None:
         """Import what `outputs` need into `scope`."""
         self._own_weights(graph, scope)
-        given = scope.names() | (set(self.source.initializers) if scope.sees_weights else set())
-        order = ordered(graph.node, outputs, given)
+        weights = self.source.initializers if scope.sees_weights else {}
+        order = ordered(graph.node, outputs, lambda name: name in weights or scope.holder(name) is not None)
         for index in sorted(set(range(len(graph.node))) - set(order)):
             proto = graph.node[index]
             where = scope.prefix + label(proto, index)
@@ -283,6 +306,7 @@ class _Import:
 
     def node(self, proto: onnx.NodeProto, index: int, scope: _Scope) -> None:
         """Import one node; what goes wrong is noted, and its outputs become FAILED."""
+        self.source.budget.step()
         where = scope.prefix + label(proto, index)
         for output in proto.output:
             scope.values[output] = FAILED
@@ -316,7 +340,12 @@ class _Import:
             self.source.folder,
             lambda graph, arguments: self.graph(graph, arguments, scope, where),
         )
+        # Graphs inside the node do not see its outputs, and may use the same names.
+        for output in proto.output:
+            scope.values.pop(output, None)
         results = self._call(node, importer, function, scope)
+        for output in proto.output:
+            scope.values[output] = FAILED
         if results is not None:
             self._store(node, results, scope)
 
@@ -331,6 +360,8 @@ class _Import:
             results = importer(node)
             node.check_all_read()
             return results
+        except DimTooLarge as error:
+            self.problems.append(Problem(Code.TOO_LARGE, f"{node.operator}: {error}", node.where))
         except ModelError as error:
             self.problems += error.problems
         except _Failed:

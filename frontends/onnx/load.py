@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from isthmus.errors import Code, ModelError, Problem
+from isthmus.frontends.onnx.limits import check_count
 
 # A protobuf message cannot be longer.
 LARGEST_MESSAGE = 2**31 - 1
@@ -27,6 +28,7 @@ def load(path: Path) -> tuple[onnx.ModelProto, str]:
             Problem(Code.NOT_ONNX, f"cannot be read as ONNX: {error}", str(path), hint)
         ) from None
     check_is_model(model, path)
+    check_count(model, str(path))
     if not all(isinstance(text, str) for text in texts(model)):
         hint = "the file is damaged"
         raise ModelError(Problem(Code.NOT_ONNX, "names in this file are not UTF-8 text", str(path), hint))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import onnx
 
@@ -11,6 +11,8 @@ from isthmus.errors import Code, ModelError, Problem
 
 MAX_SHOWN = 8  # nodes of a cycle that are named
 MAX_NESTING = 32  # graphs inside graphs
+
+Given = Callable[[str], bool]  # whether a name stands for a value from elsewhere
 
 
 def label(node: onnx.NodeProto, index: int) -> str:
@@ -41,8 +43,8 @@ def needs(node: onnx.NodeProto, depth: int = 0) -> Iterator[str]:
             yield from outer_names(graph, depth)
 
 
-def ordered(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: set[str]) -> list[int]:
-    """Indices of the nodes that compute `wanted` from `given`, arguments first, else in file order.
+def ordered(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: Given) -> list[int]:
+    """Indices of the nodes that compute `wanted` from what is `given`, arguments first, else in file order.
 
     Raises `ModelError` for names defined twice or never, and for cycles.
     """
@@ -71,14 +73,14 @@ def ordered(nodes: Sequence[onnx.NodeProto], wanted: Iterable[str], given: set[s
     return order
 
 
-def _makers(nodes: Sequence[onnx.NodeProto], given: set[str]) -> dict[str, int]:
+def _makers(nodes: Sequence[onnx.NodeProto], given: Given) -> dict[str, int]:
     maker: dict[str, int] = {}
     problems = []
     for i, node in enumerate(nodes):
         for name in node.output:
             if not name:
                 continue
-            if name in maker or name in given:
+            if name in maker or given(name):
                 other = label(nodes[maker[name]], maker[name]) if name in maker else "an input or initializer"
                 text = f"value {name!r} is defined twice: here and by {other}"
                 problems.append(Problem(Code.INVALID_GRAPH, text, label(node, i)))
@@ -93,18 +95,18 @@ def _check_defined(
     reads: Sequence[Sequence[str]],
     wanted: Iterable[str],
     maker: dict[str, int],
-    given: set[str],
+    given: Given,
 ) -> None:
     problems = [
         Problem(Code.INVALID_GRAPH, f"input {name!r} is not defined anywhere", label(nodes[i], i))
         for i, names in enumerate(reads)
         for name in names
-        if name not in maker and name not in given
+        if name not in maker and not given(name)
     ]
     problems += [
         Problem(Code.INVALID_GRAPH, f"no node computes output {name!r}", "graph")
         for name in wanted
-        if name not in maker and name not in given
+        if name not in maker and not given(name)
     ]
     if problems:
         raise ModelError(problems)

@@ -12,10 +12,11 @@ import onnx
 
 from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.frontends.onnx.facts import Facts
+from isthmus.frontends.onnx.limits import check_type
 from isthmus.frontends.onnx.tensors import dtype_of
 from isthmus.ir.dims import Dim, Expr, Interval, names, symbol
 from isthmus.ir.read import parse_dim
-from isthmus.ir.types import TensorType
+from isthmus.ir.types import MAX_RANK, TensorType
 
 DimOption: TypeAlias = int | tuple[int, int | None]  # a size, or bounds; None: no upper bound
 
@@ -54,7 +55,10 @@ def parse_dims(texts: Iterable[str]) -> dict[str, DimOption]:
 
 
 def dim_problem(name: str, option: DimOption) -> Problem | None:
-    """What is wrong with a size or with bounds, if anything."""
+    """What is wrong with a size or with bounds, if anything; from Python it may be any object."""
+    if not _is_option(option):
+        hint = "a size, 128, or bounds, (1, 512) or (1, None)"
+        return Problem(Code.BAD_DIM, f"dim {name!r} cannot be {str(option)[:80]!r}", "dims", hint)
     low, high = (option, option) if isinstance(option, int) else option
     if low < 1 or (high is not None and high < 1):
         text = f"dim {name!r} must be at least 1, got {min(low, low if high is None else high)}"
@@ -66,11 +70,18 @@ def dim_problem(name: str, option: DimOption) -> Problem | None:
     return None
 
 
+def _is_option(option: object) -> bool:
+    sizes = option if isinstance(option, tuple) and len(option) == 2 else (option, None)
+    whole = [isinstance(size, int) and not isinstance(size, bool) for size in sizes]
+    return whole[0] and (whole[1] or sizes[1] is None)
+
+
 class _Namer:
     """Gives every spelling one identifier, and different spellings different ones."""
 
-    def __init__(self) -> None:
-        self.by_spelling: dict[str, str] = {}
+    def __init__(self, by_spelling: Mapping[str, str] | None = None) -> None:
+        self.by_spelling = dict(by_spelling or {})
+        self.taken = set(self.by_spelling.values())
 
     def name(self, spelling: str) -> str:
         if spelling in self.by_spelling:
@@ -80,8 +91,9 @@ class _Namer:
         plain = f"d{plain}" if plain[0].isdigit() else plain
         plain = f"{plain}_" if plain in _RESERVED else plain
         chosen, count = plain, 2
-        while chosen in self.by_spelling.values():
+        while chosen in self.taken:
             chosen, count = f"{plain}_{count}", count + 1
+        self.taken.add(chosen)
         self.by_spelling[spelling] = chosen
         return chosen
 
@@ -115,7 +127,12 @@ def _type_of(info: onnx.ValueInfoProto, namer: _Namer) -> TensorType:
     if not tensor.HasField("shape"):
         hint = "export the model with a shape for each input; its dims may be symbolic"
         raise ModelError(Problem(Code.INVALID_GRAPH, "this input has no shape", where, hint))
-    return TensorType(dtype, tuple(_dim_of(d, info.name, i, namer) for i, d in enumerate(tensor.shape.dim)))
+    if len(tensor.shape.dim) > MAX_RANK:
+        text = f"a tensor of {len(tensor.shape.dim)} dims; at most {MAX_RANK} are taken"
+        raise ModelError(Problem(Code.TOO_LARGE, text, where))
+    type_ = TensorType(dtype, tuple(_dim_of(d, info.name, i, namer) for i, d in enumerate(tensor.shape.dim)))
+    check_type(type_, where)
+    return type_
 
 
 def _dim_of(dim: onnx.TensorShapeProto.Dimension, owner: str, axis: int, namer: _Namer) -> Dim:
@@ -154,8 +171,7 @@ def _bindable(signature: Signature) -> Signature:
     """Every name must be read off some input's shape; expressions over other names become names."""
     plain = {str(d) for t in signature.inputs.values() for d in t.shape if isinstance(d, Expr)}
     plain = {n for n in plain if _IDENTIFIER.fullmatch(n)}
-    namer = _Namer()
-    namer.by_spelling = {text: name for name, text in signature.spelling.items() if name in plain}
+    namer = _Namer({text: name for name, text in signature.spelling.items() if name in plain})
 
     def fix(dim: Dim) -> Dim:
         return dim if names(dim) <= plain else symbol(namer.name(str(dim)))

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 
 from isthmus.errors import Code, ModelError, Problem
+from isthmus.frontends.onnx.limits import check_type
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import InFile, InMemory, Unpacked, Weight
 
@@ -50,7 +51,6 @@ FIELDS: Mapping[DType, str] = {
     DType.U64: "uint64_data",
 }
 
-LARGEST_TENSOR = 2**42  # bytes; more than any machine maps
 CHUNK = 1 << 22  # elements looked at together for NaN
 
 
@@ -70,12 +70,9 @@ def weight_from(tensor: onnx.TensorProto, folder: Path, where: str) -> Weight:
     shape = tuple(tensor.dims)
     if any(d < 0 for d in shape):
         raise _invalid(f"the shape {list(shape)} has a negative dim", where)
-    nbytes = math.prod(shape) * dtype.bytes
-    if nbytes > LARGEST_TENSOR:
-        raise ModelError(
-            Problem(Code.TOO_LARGE, f"a tensor of shape {list(shape)} has {nbytes} bytes", where)
-        )
     type_ = TensorType(dtype, shape)
+    check_type(type_, where)
+    nbytes = math.prod(shape) * dtype.bytes
     if bits:
         return Weight(where, type_, _narrow(tensor, math.prod(shape), bits, dtype is DType.I8, folder, where))
     if tensor.data_location == onnx.TensorProto.EXTERNAL:

@@ -1,51 +1,23 @@
 """One importer function per ONNX operator, in files by group; every file lists its own in `OPERATORS`.
 
-Keys are operator names, with `domain::` in front outside the standard domain.
+Keys are operator names, with `domain::` in front outside the standard domain. A new file is found by itself.
 """
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Iterable, Mapping
+from types import ModuleType
 
 from isthmus.errors import CompilerBug
 from isthmus.frontends.onnx.node import Importer
-from isthmus.frontends.onnx.operators import (
-    activation,
-    attention,
-    bits,
-    choose,
-    col2im,
-    control,
-    conv,
-    einsum,
-    grid_sample,
-    index,
-    microsoft_activation,
-    microsoft_attention,
-    microsoft_group_query,
-    microsoft_matmul,
-    microsoft_moe,
-    microsoft_norm,
-    microsoft_position,
-    microsoft_quantized,
-    movement,
-    ngrams,
-    nn,
-    pointwise,
-    pool,
-    quantize,
-    quantized_products,
-    recurrent,
-    reduce,
-    resize,
-    scatter,
-    sequences,
-    shape,
-    spatial_norm,
-    spectral,
-    training,
-    trigonometry,
-)
+
+
+def _groups() -> Iterable[ModuleType]:
+    """Every file of this folder that lists operators; the others hold what several of them use."""
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    return [module for module in modules if hasattr(module, "OPERATORS")]
 
 
 def _merged(groups: Iterable[Mapping[str, Importer]]) -> Mapping[str, Importer]:
@@ -57,42 +29,4 @@ def _merged(groups: Iterable[Mapping[str, Importer]]) -> Mapping[str, Importer]:
     return found
 
 
-_GROUPS = (
-    activation,
-    attention,
-    bits,
-    choose,
-    col2im,
-    control,
-    conv,
-    einsum,
-    grid_sample,
-    index,
-    microsoft_activation,
-    microsoft_attention,
-    microsoft_group_query,
-    microsoft_matmul,
-    microsoft_moe,
-    microsoft_norm,
-    microsoft_position,
-    microsoft_quantized,
-    movement,
-    ngrams,
-    nn,
-    pointwise,
-    pool,
-    quantize,
-    quantized_products,
-    recurrent,
-    reduce,
-    resize,
-    scatter,
-    sequences,
-    shape,
-    spatial_norm,
-    spectral,
-    training,
-    trigonometry,
-)
-
-OPERATORS: Mapping[str, Importer] = _merged(group.OPERATORS for group in _GROUPS)
+OPERATORS: Mapping[str, Importer] = _merged(group.OPERATORS for group in _groups())

@@ -13,7 +13,7 @@ from isthmus.frontends.onnx.operators.scatter import counted
 from isthmus.ir.dims import Dim, product
 from isthmus.ir.rewrite import splat
 from isthmus.ir.types import DType
-from isthmus.ops import movement, pointwise, reduce
+from isthmus.ops import lines, movement, pointwise
 
 
 def top_k(node: Node) -> list[Tensor]:
@@ -26,8 +26,8 @@ def top_k(node: Node) -> list[Tensor]:
     else:
         count = node.dims(1, "how many are taken")[0]
     largest = bool(node.integer("largest", 1))
-    order = b.op(reduce.sort_order, x, axis=axis, descending=largest)
-    indices = b.cut(order, axis, 0, count)
+    b.must_reach(x.shape[axis] - count, 0)
+    indices = b.op(lines.top_k, x, axis=axis, count=(b.facts.resolve(count),), descending=largest)
     return [b.op(movement.gather_elements, x, indices, axis=axis), indices]
 
 
@@ -56,17 +56,42 @@ def compress(node: Node) -> Tensor:
 
 
 def non_zero(node: Node) -> Tensor:
-    """Where the elements are not zero, if that does not depend on data: [rank, how many]."""
+    """Where the elements are not zero: [rank, how many]."""
     x, b = node[0], node.b
     number = splat(b.value(x)) if b.known(x) is None else None
     if number:
         # Nowhere zero: every place there is, in row order, whatever the sizes.
-        flat = [b.reshape(b.iota(x.shape, axis), (1, product(x.shape))) for axis in range(x.rank)]
-        return b.concat(flat, 0)
+        return _every_place(node, x)
+    if b.known(x) is None and x.rank:
+        zero = b.op(pointwise.equal, x, b.number(0, x.dtype))
+        meant = b.reshape(b.op(pointwise.logical_not, zero), (product(x.shape),))
+        return b.places(_every_place(node, x), meant)
     known = node.contents(0, "how many elements are not zero")
     if known.dtype == object:
         raise node.data_dependent(0, "how many elements are not zero")
     return node.b.array(np.stack(np.nonzero(known)).astype(np.int64))
+
+
+def _every_place(node: Node, x: Tensor) -> Tensor:
+    """The indices of all elements in row order: [rank, elements]."""
+    b, count = node.b, product(x.shape)
+    return b.concat([b.reshape(b.iota(x.shape, axis), (1, count)) for axis in range(x.rank)], 0)
+
+
+def unique(node: Node) -> list[Tensor]:
+    """The distinct elements, or parts along an axis, of what does not depend on data."""
+    b = node.b
+    known = node.contents(0, "how many elements are distinct")
+    if known.dtype == object:
+        raise node.data_dependent(0, "how many elements are distinct")
+    axis = node.axis("axis", 0, known.ndim) if node.has("axis") else None
+    values, first, inverse, counts = np.unique(known, True, True, True, axis=axis)
+    if not node.integer("sorted", 1):
+        order = np.argsort(first)
+        values = np.take(values, order, 0 if axis is None else axis)
+        first, counts, inverse = first[order], counts[order], np.argsort(order)[inverse]
+    rest = (first, inverse.reshape(-1), counts)
+    return [b.array(values), *(b.array(part.astype(np.int64)) for part in rest)]
 
 
 def reverse_sequence(node: Node) -> Tensor:
@@ -85,27 +110,11 @@ def reverse_sequence(node: Node) -> Tensor:
     return b.op(movement.gather_elements, x, b.broadcast(source, x.shape), axis=time)
 
 
-def cumprod(node: Node) -> Tensor:
-    """y[i] = the product of all x up to i: n * n factors along the axis, in one loop nest."""
-    x, b = node[0], node.b
-    axis = node.normal(node.ints(1, "its axis")[0], x.rank)
-    exclusive, reverse = node.integer("exclusive", 0), node.integer("reverse", 0)
-    size = x.shape[axis]
-    target, source = (
-        b.iota(tuple(size if i == at else 1 for i in range(x.rank + 1)), at) for at in (axis, axis + 1)
-    )
-    first, second = (target, source) if reverse else (source, target)
-    counts = b.op(pointwise.less if exclusive else pointwise.less_equal, first, second)
-    wide = b.reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
-    factors = b.op(pointwise.where, counts, wide, node.like(1, x))
-    return b.reshape(b.op(reduce.reduce_prod, factors, axes=(axis + 1,)), x.shape)
-
-
 OPERATORS: Mapping[str, Importer] = {
     "Compress": compress,
-    "CumProd": cumprod,
     "NonZero": non_zero,
     "OneHot": one_hot,
     "ReverseSequence": reverse_sequence,
     "TopK": top_k,
+    "Unique": unique,
 }

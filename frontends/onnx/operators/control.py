@@ -9,6 +9,7 @@ import numpy as np
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.ir.graph import walk
 from isthmus.ir.types import DType
 
 # A loop becomes as many copies of its body.
@@ -21,9 +22,21 @@ def if_(node: Node) -> list[Tensor]:
     condition = node.known_scalar(node[0])
     if condition is None:
         text = f"{node.operator}: which branch is taken depends on data ({node.input_names[0]!r})"
-        hint = "export the two cases as two models, or fix the dims the condition depends on"
+        hint = _remedy(node[0]) or "export the two cases as two models"
         raise node.error(Code.DATA_DEPENDENT_SHAPE, text, hint)
     return node.subgraph(branches[bool(condition)], [])
+
+
+def _remedy(condition: Tensor) -> str:
+    """How to decide a condition that is made of a single small input; else nothing."""
+    if condition.value is None:
+        return ""
+    leaves = [v for v in walk((condition.value,)) if v.op.name == "input"]
+    if len(leaves) != 1 or not leaves[0].t.is_static:
+        return ""
+    name = leaves[0].attr("name")
+    example = "true" if leaves[0].dtype is DType.BOOL else "1"
+    return f"fix the input with --fix {name}={example} (or another value), one bundle for each"
 
 
 def loop(node: Node) -> list[Tensor]:

@@ -35,11 +35,11 @@ def conv(node: Node) -> Tensor:
 def convolved(node: Node, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
     """As the attributes say: `x` [batch, channels, ...], `w` [out, channels / group, ...]."""
     check_image(node, x)
-    kernel = _kernel(node, w, x.rank, w.shape[2:])
+    kernel = kernel_of(node, w, x.rank, w.shape[2:])
     return convolution(node, x, w, bias, geometry(node, x.shape[2:], kernel), node.integer("group", 1))
 
 
-def _kernel(node: Node, w: Tensor, rank: int, sizes: Shape) -> tuple[int, ...]:
+def kernel_of(node: Node, w: Tensor, rank: int, sizes: Shape) -> tuple[int, ...]:
     """The sizes of the kernel. Raises `ModelError` when they are open, or differ from the attribute."""
     if w.rank != rank:
         raise node.error(
@@ -145,7 +145,7 @@ def conv_transpose(node: Node) -> Tensor:
     check_image(node, x)
     rank = x.rank - 2
     groups = node.integer("group", 1)
-    kernel = _kernel(node, w, x.rank, w.shape[2:])
+    kernel = kernel_of(node, w, x.rank, w.shape[2:])
     channels, each = w.shape[:2]
     if groups < 1 or not isinstance(channels, int) or channels % groups or not isinstance(each, int):
         raise node.error(Code.SHAPE_MISMATCH, f"{node.operator}: {w.type} in {groups} groups")

@@ -41,11 +41,19 @@ def grid_sample(node: Node) -> Tensor:
         dim = x.shape[2 + axis]
         taps.append(
             [
-                (_index(node, i, dim, padding, corners), w)
+                (element_at(node, i, dim, padding, corners), w)
                 for i, w in _taps(node, at, dim, MODES[mode], corners)
             ]
         )
-    image = channels_last(node, x)
+    return channels_first(node, sampled(node, channels_last(node, x), taps))
+
+
+Tap = tuple[tuple[Tensor, Tensor | None], Tensor | None]
+
+
+def sampled(node: Node, image: Tensor, taps: list[list[Tap]]) -> Tensor:
+    """[batch, points ..., channels] of `image` [batch, ..., channels]: for each axis of the image, elements
+    (with whether they are inside) and their weights, each [batch, points ...]."""
     total: Tensor | None = None
     for chosen in choices(*taps):
         part = _sample(
@@ -53,7 +61,7 @@ def grid_sample(node: Node) -> Tensor:
         )
         total = part if total is None else node.b.op(pointwise.add, total, part)
     assert total is not None
-    return channels_first(node, total)
+    return total
 
 
 def _taps(node: Node, at: Tensor, dim: Dim, mode: str, corners: bool) -> list[tuple[Tensor, Tensor | None]]:
@@ -71,15 +79,24 @@ def _taps(node: Node, at: Tensor, dim: Dim, mode: str, corners: bool) -> list[tu
         )
     if mode == "nearest":
         return [(node.b.op(pointwise.round_even, at), None)]
+    if mode == "linear":
+        return neighbours(node, at)
     low = node.b.op(pointwise.floor, at)
     part = node.b.op(pointwise.sub, at, low)
-    if mode == "linear":
-        return [(low, node.b.op(pointwise.sub, one, part)), (node.b.op(pointwise.add, low, one), part)]
     weights = cubic_weights(node, part, CUBIC)
     return [(node.b.op(pointwise.add, low, node.like(i - 1, at)), w) for i, w in enumerate(weights)]
 
 
-def _index(node: Node, place: Tensor, dim: Dim, padding: str, corners: bool) -> tuple[Tensor, Tensor | None]:
+def neighbours(node: Node, at: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    """The two places around a coordinate, and their weights."""
+    one, low = node.like(1, at), node.b.op(pointwise.floor, at)
+    part = node.b.op(pointwise.sub, at, low)
+    return [(low, node.b.op(pointwise.sub, one, part)), (node.b.op(pointwise.add, low, one), part)]
+
+
+def element_at(
+    node: Node, place: Tensor, dim: Dim, padding: str, corners: bool
+) -> tuple[Tensor, Tensor | None]:
     """The element that stands for a place, and, where zeros are outside, whether it is inside."""
     b = node.b
     index = b.cast(place, DType.I64)

@@ -51,7 +51,7 @@ def self_attention(
 ) -> list[Tensor | None]:
     """Attention of [q | k | v] under the mask `given` and what `bias` adds, and the past with it."""
     count = node.integer("num_heads", 0)
-    q, k, v = (split_heads(node, t, count) for t in _three(node, projected, _sizes(node, projected)))
+    q, k, v = (split_heads(node, t, count) for t in in_three(node, projected, widths_of(node, projected)))
     before: Dim = 0
     if past is not None:
         before = past.shape[3]
@@ -63,14 +63,14 @@ def self_attention(
     return [attended(node, heads, mask), present]
 
 
-def _sizes(node: Node, projected: Tensor) -> tuple[Dim, ...]:
+def widths_of(node: Node, projected: Tensor) -> tuple[Dim, ...]:
     """The widths of q, k and v."""
     if (given := node.integers("qkv_hidden_sizes")) is not None:
         return given
     return (node.b.quotient((projected.shape[-1],), (3,)),) * 3
 
 
-def _three(node: Node, x: Tensor, sizes: tuple[Dim, ...]) -> list[Tensor]:
+def in_three(node: Node, x: Tensor, sizes: tuple[Dim, ...]) -> list[Tensor]:
     """`x` cut into three along its last axis."""
     total = sizes[0] + sizes[1] + sizes[2]
     node.b.must_equal(total, x.shape[-1], f"{node.operator}: q, k and v of {x.type}")
@@ -191,7 +191,7 @@ def _projected_heads(
         # [batch, length, heads, 3, width]
         q, k, v = (_flat(node, q, i) for i in range(3))
     elif k is None:
-        q, k, v = _three(node, q, _sizes(node, q))
+        q, k, v = in_three(node, q, widths_of(node, q))
     elif k.rank == 5:
         # [batch, length, heads, 2, width]
         k, v = (_flat(node, k, i) for i in range(2))
@@ -201,7 +201,7 @@ def _projected_heads(
         widths = (q.shape[-1], *((t.shape[-1] if t.rank == 3 else 0) for t in (k, v)))
         if k.rank == 4:
             bias = node.b.cut(bias, 0, 0, widths[0])
-        terms = _three(node, bias, widths)
+        terms = in_three(node, bias, widths)
         q = node.b.op(pointwise.add, q, terms[0])
         if k.rank == 3:
             k, v = node.b.op(pointwise.add, k, terms[1]), node.b.op(pointwise.add, v, terms[2])

@@ -127,18 +127,18 @@ def matmul_n_bits(node: Node) -> Tensor:
     count = -(-k // block)
     q = unpacked(node, node[1], bits, (n, count, block))
     scales = node.b.reshape(node[2], (n, count, 1))
-    zero = _zero_points(node, node.get(3), bits, (n, count), scales)
+    zero = zero_points(node, node.get(3), bits, (n, count), scales)
     wide = node.b.reshape(dequantized(node, q, scales, zero), (n, count * block))
     w = node.b.transpose(node.b.cut(wide, 1, 0, k), (1, 0))
     x = node[0]
     if node.integer("accuracy_level", 0) == IN_INT8:
-        x = _in_int8(node, x, count, block)
+        x = in_int8(node, x, count, block)
     result = product_of(node, x, node.b.cast(w, x.dtype))
     bias = node.get(5)
     return result if bias is None else node.b.op(pointwise.add, result, bias)
 
 
-def _in_int8(node: Node, x: Tensor, count: int, block: int) -> Tensor:
+def in_int8(node: Node, x: Tensor, count: int, block: int) -> Tensor:
     """x as 8-bit numbers with one scale for each block of a row: round(x / s) * s, s = largest / 127.
 
     The model's answers were made and judged with this rounding, so it belongs to its meaning.
@@ -158,7 +158,7 @@ def _in_int8(node: Node, x: Tensor, count: int, block: int) -> Tensor:
     return b.cut(flat, lead, 0, k)
 
 
-def _zero_points(
+def zero_points(
     node: Node, given: Tensor | None, bits: int, shape: tuple[int, int], scales: Tensor
 ) -> Tensor:
     """Zero points [n, count, 1]: fractions, or packed like the weights; the middle where there are none."""

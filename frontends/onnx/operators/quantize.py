@@ -13,7 +13,7 @@ from isthmus.ir.graph import weight_of
 from isthmus.ir.types import DType, TensorType
 from isthmus.ir.weights import InMemory, Unpacked, Weight
 from isthmus.ops import pointwise, reduce
-from isthmus.ops.quantize import dequantize, quantize
+from isthmus.ops.quantize import dequantize, quantize, step
 
 
 def quantize_linear(node: Node) -> Tensor:
@@ -122,10 +122,7 @@ def dynamically(node: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             (reduce.reduce_max, pointwise.maximum),
         )
     )
-    step = node.b.op(pointwise.div, node.b.op(pointwise.sub, high, low), node.like(255, x))
-    # All zeros have no range.
-    flat = node.b.op(pointwise.equal, high, low)
-    scale = node.b.op(pointwise.where, flat, node.like(1, x), step)
+    scale = node.b.op(step, low, high)
     place = node.b.op(pointwise.sub, zero, node.b.op(pointwise.div, low, scale))
     clipped = node.b.op(pointwise.minimum, node.b.op(pointwise.maximum, place, zero), node.like(255, x))
     point = node.b.cast(node.b.op(pointwise.round_even, clipped), DType.U8)

@@ -98,17 +98,21 @@ def _position(op: Op) -> Importer:
     return importer
 
 
-def cumsum(node: Node) -> Tensor:
-    x = node[0]
-    axis = node.normal(node.ints(1, "its axis")[0], x.rank)
-    exclusive, reverse = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
-    return node.b.op(ops.cumsum, x, axis=axis, exclusive=exclusive, reverse=reverse)
+def _running(op: Op) -> Importer:
+    def importer(node: Node) -> Tensor:
+        x = node[0]
+        axis = node.normal(node.ints(1, "its axis")[0], x.rank)
+        exclusive, reverse = bool(node.integer("exclusive", 0)), bool(node.integer("reverse", 0))
+        return node.b.op(op, x, axis=axis, exclusive=exclusive, reverse=reverse)
+
+    return importer
 
 
 OPERATORS: Mapping[str, Importer] = {
     "ArgMax": _position(ops.argmax),
     "ArgMin": _position(ops.argmin),
-    "CumSum": cumsum,
+    "CumProd": _running(ops.cumprod),
+    "CumSum": _running(ops.cumsum),
     "ReduceL1": reduction(ops.reduce_sum, _unary(pointwise.absolute)),
     "ReduceL2": reduction(ops.reduce_sum, _square, _unary(pointwise.sqrt)),
     "ReduceLogSum": reduction(ops.reduce_sum, after=_unary(pointwise.log)),

@@ -1,28 +1,16 @@
-"""Writing elements to computed places, said as reading: each place looks for the update that names it.
-
-Along an axis of n places and m updates that is n * m comparisons, in one loop nest without intermediate
-results. Where several updates name a place and there is no reduction, the last one wins.
-"""
+"""Writing elements to places that other elements name. The last of several updates of a place stays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
 from isthmus.ir.dims import Dim, product
-from isthmus.ir.graph import Op
 from isthmus.ir.types import DType
-from isthmus.ops import movement, pointwise, reduce
-
-# Reduction: how updates are folded, how the result joins the old element, and what folds to nothing.
-FOLDS: Mapping[str, tuple[Op, Op]] = {
-    "add": (reduce.reduce_sum, pointwise.add),
-    "mul": (reduce.reduce_prod, pointwise.mul),
-    "max": (reduce.reduce_max, pointwise.maximum),
-    "min": (reduce.reduce_min, pointwise.minimum),
-}
+from isthmus.ops import lines, movement, pointwise
+from isthmus.ops.counting import writes_everything
 
 
 def counted(node: Node, indices: Tensor, size: Dim) -> Tensor:
@@ -33,96 +21,81 @@ def counted(node: Node, indices: Tensor, size: Dim) -> Tensor:
     return node.b.op(pointwise.where, negative, behind, wide)
 
 
-def _reduction(node: Node) -> str:
-    kind = node.text("reduction", "none")
-    if kind != "none" and kind not in FOLDS:
-        raise node.unsupported(f"reduction={kind!r}; known: none, {', '.join(FOLDS)}")
-    return kind
-
-
-def _neutral(kind: str, dtype: DType) -> float:
-    if kind in ("add", "mul"):
-        return 0 if kind == "add" else 1
-    if dtype.is_float:
-        return float("-inf") if kind == "max" else float("inf")
-    low = -(2 ** (dtype.bits - 1)) if str(dtype).startswith("i") else 0
-    return low if kind == "max" else low + 2**dtype.bits - 1
-
-
-def _last(node: Node, hits: Tensor, axis: int, count: Dim) -> Tensor:
-    """The last place along `axis` where `hits` holds, -1 where it holds nowhere; the axis is gone."""
-    b = node.b
-    places = b.iota(tuple(count if i == axis else 1 for i in range(hits.rank)), axis)
-    marked = b.op(pointwise.where, hits, places, node.like(-1, DType.I64))
-    found = b.op(reduce.reduce_max, marked, axes=(axis,))
-    return b.reshape(found, (*found.shape[:axis], *found.shape[axis + 1 :]))
+def _join(node: Node) -> str:
+    join = node.text("reduction", "none")
+    if join not in lines.JOINS:
+        raise node.unsupported(f"reduction={join!r}; known: {', '.join(lines.JOINS)}")
+    return join
 
 
 def scatter_elements(node: Node) -> Tensor:
-    x = node[0]
-    return scattered(node, x, node[1], node[2], node.axis("axis", 0, x.rank), _reduction(node))
+    """Axes other than the one written along may be longer in x: what is beyond the updates stays."""
+    x, updates = node[0], node[2]
+    axis = node.axis("axis", 0, x.rank)
+    reached = [x.shape[i] if i == axis else d for i, d in enumerate(updates.shape)]
+    part = node.b.slice(x, (0,) * x.rank, reached)
+    written = scattered(node, part, node[1], updates, axis, _join(node))
+    return _with_rest(node, written, x)
 
 
-def scattered(node: Node, x: Tensor, indices: Tensor, updates: Tensor, axis: int, kind: str) -> Tensor:
-    """`x` with `updates` at `indices` along an axis; `kind` is none or a name of `FOLDS`."""
-    b = node.b
-    places, count = x.shape[axis], updates.shape[axis]
-    indices = counted(node, indices, places)
-    # Axes other than the one looked along may be shorter than those of x: nothing is written there.
-    after = tuple(
-        0 if i == axis else d - n for i, (d, n) in enumerate(zip(x.shape, updates.shape, strict=True))
-    )
-    if any(n != 0 for n in after):
-        before = (0,) * x.rank
-        indices = b.op(movement.pad, indices, before=before, after=after, value=-1.0)
-        updates = b.op(movement.pad, updates, before=before, after=after, value=0.0)
-    wanted = b.reshape(indices, (*indices.shape[: axis + 1], 1, *indices.shape[axis + 1 :]))
-    lines = b.iota(tuple(places if i == axis + 1 else 1 for i in range(x.rank + 1)), axis + 1)
-    hits = b.op(pointwise.equal, wanted, lines)
-    if kind == "none":
-        last = _last(node, hits, axis, count)
-        none = b.op(pointwise.less, last, node.like(0, last))
-        safe = b.op(pointwise.maximum, last, node.like(0, last))
-        found = b.op(movement.gather_elements, updates, safe, axis=axis)
-        return b.op(pointwise.where, none, x, found)
-    wide = b.reshape(updates, wanted.shape)
-    return _folded(node, kind, x, hits, wide, axis)
+def _with_rest(node: Node, part: Tensor, x: Tensor) -> Tensor:
+    """`x` with its first elements along every axis replaced by `part`."""
+    for axis in reversed(range(x.rank)):
+        rest = node.b.facts.resolve(x.shape[axis] - part.shape[axis])
+        if rest != 0:
+            starts = tuple(part.shape[axis] if i == axis else 0 for i in range(x.rank))
+            sizes = tuple(rest if i == axis else d for i, d in enumerate(part.shape))
+            part = node.b.concat([part, node.b.slice(x, starts, sizes)], axis)
+    return part
 
 
-def _folded(node: Node, kind: str, x: Tensor, hits: Tensor, updates: Tensor, axis: int) -> Tensor:
-    """x joined with all updates that hit a place, along `axis` of hits."""
-    b = node.b
-    fold, join = FOLDS[kind]
-    chosen = b.op(pointwise.where, hits, updates, node.like(_neutral(kind, x.dtype), x))
-    return b.op(join, x, b.reshape(b.op(fold, chosen, axes=(axis,)), x.shape))
+def scattered(node: Node, x: Tensor, indices: Tensor, updates: Tensor, axis: int, join: str) -> Tensor:
+    """`x` with `updates` at `indices` along an axis; indices may be one for many updates."""
+    if join == "none" or x.dtype not in (DType.F16, DType.BF16):
+        return node.b.op(lines.scatter, x, indices, updates, axis=axis, join=join)
+    # What many updates come to is rounded once.
+    wide = (node.b.cast(t, DType.F32) for t in (x, updates))
+    target, source = wide
+    result = node.b.op(lines.scatter, target, indices, source, axis=axis, join=join)
+    return node.b.cast(result, x.dtype)
 
 
 def scatter_nd(node: Node) -> Tensor:
     x, indices, updates = node[0], node[1], node[2]
-    b, kind = node.b, _reduction(node)
     depth = indices.shape[-1] if indices.rank else 0
     if not isinstance(depth, int) or not 1 <= depth <= x.rank:
         raise node.error(Code.SHAPE_MISMATCH, f"{node.operator} of {x.type} at {indices.type}")
+    join = _join(node)
+    if join == "none" and indices.value is not None and writes_everything(indices.value, x.shape):
+        return node.b.reshape(updates, x.shape)  # x[...] = updates, as exporters write it
+    line = _row_numbers(node, indices, x.shape[:depth])
+    return scattered_rows(node, x, line, updates, depth, join)
+
+
+def scattered_rows(
+    node: Node, x: Tensor, line: Tensor, updates: Tensor, depth: int = 1, join: str = "none"
+) -> Tensor:
+    """`x`, a table whose first `depth` axes count its rows, with `updates` at the rows `line`."""
+    b = node.b
     rows, width = product(x.shape[:depth]), product(x.shape[depth:])
+    (count,) = line.shape
+    target, source = b.reshape(x, (rows, width)), b.reshape(updates, (count, width))
+    return b.reshape(scattered(node, target, b.reshape(line, (count, 1)), source, 0, join), x.shape)
+
+
+def _row_numbers(node: Node, indices: Tensor, sizes: Sequence[Dim]) -> Tensor:
+    """Indices into axes of these sizes, in the last axis, as i64 numbers of rows: [count]."""
+    b = node.b
     count = product(indices.shape[:-1])
     line: Tensor | None = None
-    for axis in range(depth):
+    for axis, size in enumerate(sizes):
         column = b.reshape(b.cut(indices, indices.rank - 1, axis, 1), (count,))
-        column = counted(node, column, x.shape[axis])
+        column = counted(node, column, size)
         if line is not None:
-            column = b.op(pointwise.add, b.op(pointwise.mul, line, b.dim(x.shape[axis])), column)
+            column = b.op(pointwise.add, b.op(pointwise.mul, line, b.dim(size)), column)
         line = column
     assert line is not None
-    target, source = b.reshape(x, (rows, width)), b.reshape(updates, (count, width))
-    hits = b.op(pointwise.equal, b.reshape(line, (count, 1)), b.iota((1, rows), 1))
-    if kind != "none":
-        flat = b.reshape(hits, (count, rows, 1))
-        return b.reshape(_folded(node, kind, target, flat, b.reshape(source, (count, 1, width)), 0), x.shape)
-    last = _last(node, hits, 0, count)
-    none = b.reshape(b.op(pointwise.less, last, node.like(0, last)), (rows, 1))
-    safe = b.op(pointwise.maximum, last, node.like(0, last))
-    found = b.op(movement.gather, source, safe, axis=0)
-    return b.reshape(b.op(pointwise.where, none, target, found), x.shape)
+    return line
 
 
 def tensor_scatter(node: Node) -> Tensor:
