@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,14 @@ class Computed:
 
     def read(self, type_: TensorType) -> Array:
         env: dict[Value, Array] = {}
-        for node in walk((self.value,)):
+        order = list(walk((self.value,)))
+        uses = Counter(arg for node in order for arg in node.args)
+        for node in order:
             env[node] = apply(node, [env[a] for a in node.args], {})
+            for arg in node.args:
+                uses[arg] -= 1
+                if uses[arg] == 0:
+                    del env[arg]  # large weights: two or three of them fit, not one for each step
         return np.ascontiguousarray(env[self.value]).reshape(type_.static_shape)
 
     def digest(self, type_: TensorType) -> str:

@@ -6,8 +6,8 @@ Dumping, timing and explaining are done by whoever passes `watch`; no pass knows
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from isthmus.errors import Code, ModelError, Problem, nearest
@@ -16,7 +16,9 @@ from isthmus.ir.rewrite import Event
 from isthmus.ir.verify import check
 from isthmus.passes.clean.phase import CLEAN_PASSES
 from isthmus.passes.fuse.phase import FUSE_PASSES
-from isthmus.passes.legalize.phase import LEGALIZE_PASSES
+from isthmus.passes.legalize.phase import FOR_ALL, FOR_TARGET, LEGALIZE_PASSES
+from isthmus.passes.quantize.phase import QUANTIZE_PASSES
+from isthmus.passes.sparsify.choose import ChooseSparse
 from isthmus.passes.steps import Pass, describe
 from isthmus.target import Target
 
@@ -49,15 +51,24 @@ FUSE = Phase(
     ),
     passes=FUSE_PASSES,
 )
+QUANTIZE = Phase(
+    "quantize",
+    needs="linear and norms where the model has them",
+    leaves="products in integers where that was asked for; the same for every target",
+    passes=QUANTIZE_PASSES,
+)
 LEGALIZE = Phase(
     "legalize",
     needs="any program",
     leaves="only what the target has kernels for, with weights stored as those kernels read them",
     passes=LEGALIZE_PASSES,
 )
-PHASES = (CLEAN, FUSE, LEGALIZE)
-# The last phase that does the same for every target: whoever wants several targets runs what is before once.
-SHARED = FUSE.name
+PHASES = (CLEAN, FUSE, QUANTIZE, LEGALIZE)
+
+
+def phases(quantize: Sequence[Pass] = ()) -> tuple[Phase, ...]:
+    """The phases, with what `quantize` is to do."""
+    return tuple(replace(p, passes=tuple(quantize)) if p is QUANTIZE and quantize else p for p in PHASES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +97,62 @@ def run(
     stop_after: str = "legalize",
     watch: Watcher = _nobody,
     verify: Literal["phase", "each"] = "phase",
+    quantize: Sequence[Pass] = (),
+    choose: ChooseSparse | None = None,
 ) -> Program:
-    """`program` after the phases from `start` to `stop_after`, both included.
+    """`program` after the phases from `start` to `stop_after`, both included; `quantize` are the passes of
+    that phase, `choose` is as `run_rest` has it.
 
     Raises `ModelError` for a phase that does not exist, and for what the target cannot do; `CompilerBug`
     when a pass leaves a program that the verifier rejects.
     """
-    for phase in PHASES[_index(start, "--resume-from") : _index(stop_after, "--stop-after") + 1]:
-        for step in phase.passes:
-            events: dict[tuple[str, int, str], Event] = {}
+    for phase in phases(quantize)[_index(start, "--resume-from") : _index(stop_after, "--stop-after") + 1]:
+        program = _run(phase, _chosen(phase.passes, choose), program, target, watch, verify)
+    return program
 
-            def keep(event: Event, events: dict[tuple[str, int, str], Event] = events) -> None:
-                # Sweeps repeat: the same refusal at the same place is told once.
-                events.setdefault((event.rule, id(event.at), event.reason), event)
 
-            before, program = program, step(program, target, keep)
-            if verify == "each" and program is not before:
-                check(program, f"{phase.name}/{step.name}")
-            watch(Step(phase.name, step.name, before, program, tuple(events.values())))
-        if verify == "phase":
-            check(program, phase.name)
+def run_shared(
+    program: Program, target: Target, watch: Watcher = _nobody, start: str = CLEAN.name
+) -> Program:
+    """`program` after all passes, from the phase `start` on, that do the same for every target with the same
+    routines as this one."""
+    fused = run(program, target, start=start, stop_after=QUANTIZE.name, watch=watch)
+    return _run(LEGALIZE, FOR_ALL, fused, target, watch, "phase")
+
+
+def run_rest(
+    program: Program, target: Target, watch: Watcher = _nobody, choose: ChooseSparse | None = None
+) -> Program:
+    """What is left to do for `target` after `run_shared`; `choose` says what decides about zeros, where it is
+    not declared costs. Raises `ModelError` for what the target cannot do."""
+    return _run(LEGALIZE, _chosen(FOR_TARGET, choose), program, target, watch, "phase")
+
+
+def _chosen(passes: tuple[Pass, ...], choose: ChooseSparse | None) -> tuple[Pass, ...]:
+    return tuple(choose if choose and isinstance(p, ChooseSparse) else p for p in passes)
+
+
+def _run(
+    phase: Phase,
+    passes: tuple[Pass, ...],
+    program: Program,
+    target: Target,
+    watch: Watcher,
+    verify: Literal["phase", "each"],
+) -> Program:
+    for step in passes:
+        events: dict[tuple[str, int, str], Event] = {}
+
+        def keep(event: Event, events: dict[tuple[str, int, str], Event] = events) -> None:
+            # Sweeps repeat: the same refusal at the same place is told once.
+            events.setdefault((event.rule, id(event.at), event.reason), event)
+
+        before, program = program, step(program, target, keep)
+        if verify == "each" and program is not before:
+            check(program, f"{phase.name}/{step.name}")
+        watch(Step(phase.name, step.name, before, program, tuple(events.values())))
+    if verify == "phase":
+        check(program, phase.name)
     return program
 
 

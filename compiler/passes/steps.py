@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.graph import Graph, Program
-from isthmus.ir.rewrite import Rule, Watch, rewrite
+from isthmus.ir.graph import Graph, Program, Value
+from isthmus.ir.rewrite import Event, Rule, Watch, rewrite
 from isthmus.target import Target
 
 # More sweeps than any program needs: each must shrink something.
@@ -49,6 +49,20 @@ def exhaust(graph: Graph, rules: Sequence[Rule], watch: Watch, name: str) -> Gra
     raise CompilerBug(f"{name} did not come to rest after {MAX_SWEEPS} sweeps; please send the model")
 
 
+def mapped(graph: Graph, change: Callable[[Value, Value], Value | None], watch: Watch, name: str) -> Graph:
+    """`graph` with `change(node, the same with its new arguments)` for each node, where that is not None."""
+    done: dict[Value, Value] = {}
+    for node in graph.nodes():
+        args = tuple(done.get(a, a) for a in node.args)
+        same = all(a is b for a, b in zip(args, node.args, strict=True))
+        new = node if same else replace(node, args=args)
+        made = change(node, new)
+        if made is not None:
+            watch(Event(name, node, made=made))
+        done[node] = new if made is None else made
+    return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))
+
+
 @dataclass(frozen=True, slots=True)
 class Until:
     """Run `passes` in turn, again and again, until none has anything left to do."""
@@ -75,9 +89,9 @@ class Until:
 
 
 def describe(step: Pass) -> str:
-    """The pass as text, e.g. `fold{limit=65536}`: its name and its options."""
+    """The pass as text, e.g. `fold{limit=65536}`: its name and its options, but for those told elsewhere."""
     if isinstance(step, Until):
         return f"{step.name}({','.join(map(describe, step.passes))})"
     hidden = {"name", "rules"}
-    options = [f"{f.name}={getattr(step, f.name)}" for f in fields(step) if f.name not in hidden]  # type: ignore[arg-type]
+    options = [f"{f.name}={getattr(step, f.name)}" for f in fields(step) if f.repr and f.name not in hidden]  # type: ignore[arg-type]
     return f"{step.name}{{{','.join(options)}}}" if options else step.name

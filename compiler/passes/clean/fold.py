@@ -7,13 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.evaluate import apply
 from isthmus.ir.graph import Graph, Program, Trait, Value, weight_of
 from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ir.types import Array
 from isthmus.ops import movement, pointwise
+from isthmus.ops.nn import linear, matmul
 from isthmus.ops.quantize import dequantize
 from isthmus.passes.constants import EAGER_BYTES, name_of, weight_from
+from isthmus.passes.integers import is_block_matrix, is_integer_product
 from isthmus.target import Target
 
 # Ops whose result is all one number when every argument is that number.
@@ -25,6 +28,8 @@ KEEPS_FULL = {
 PICKS = {movement.gather, movement.gather_elements, movement.gather_nd}
 # Above 2^53 an integer is not exact in f64, which is what `full` holds.
 EXACT = 1 << 53
+# Bytes of constants that one sweep may read: seconds. A model of large matrices reads little now.
+MOST_READ = 1 << 33
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ class Fold:
     ranges become `iota`; these two are never folded back into bytes.
 
     Quantized weights stay as they are, unless `dequantized`: then they become what they stand for, whatever
-    their size, computed when they are read.
+    their size, computed when they are read; all but the matrices that bytes are multiplied with.
     """
 
     limit: int = EAGER_BYTES
@@ -55,13 +60,22 @@ class Fold:
 
     def _graph(self, graph: Graph, watch: Watch) -> Graph:
         done: dict[Value, Value] = {}
+        kept = _integer_matrices(graph)
+        read = 0
         for node in graph.nodes():
             args = tuple(done.get(a, a) for a in node.args)
             same = all(a is b for a, b in zip(args, node.args, strict=True))
             new = node if same else replace(node, args=args)
-            folded = self._fold(new)
+            folded = None if node in kept else self._fold(new)
             if folded is not None:
                 watch(Event(self.name, node))
+                read += _read(new)
+            if read > MOST_READ:
+                text = f"folding constants means reading more than {MOST_READ} bytes of them"
+                hint = (
+                    "fold the constants of the model before, for example with onnxruntime or onnx-simplifier"
+                )
+                raise ModelError(Problem(Code.TOO_LARGE, text, node.loc, hint))
             done[node] = new if folded is None else folded
         return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))
 
@@ -89,6 +103,22 @@ class Fold:
             return None
         made = weight_from(node, f"{name_of(node)}.{node.op.name}")
         return _formula(made) or made
+
+
+def _integer_matrices(graph: Graph) -> set[Value]:
+    """The weights of products for which there are kernels on integers."""
+    products = [v for v in graph.nodes() if v.op in (matmul, linear)]
+    blocks = {v.args[1].args[0] for v in products if is_block_matrix(v.args[1])}
+    return blocks | {v.args[1] for v in products if is_integer_product(*v.args[:2])}
+
+
+def _read(node: Value) -> int:
+    """Bytes that were read to compute `node`; what is large is computed when the weights file is written."""
+    size = node.t.nbytes
+    if not isinstance(size, int) or size > EAGER_BYTES:
+        return 0
+    sizes = [w.type.nbytes for a in node.args if (w := weight_of(a)) is not None]
+    return sum(s for s in sizes if isinstance(s, int))
 
 
 def _known(value: Value) -> bool:

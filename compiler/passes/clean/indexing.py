@@ -7,70 +7,12 @@ from dataclasses import dataclass, replace
 
 from isthmus.ir.dims import Bounds, Dim, Expr, Shape, interval
 from isthmus.ir.graph import Graph, Marker, NamedDim, Program, Value
-from isthmus.ir.rewrite import Match, Rule, Watch, scalar, splat, such
+from isthmus.ir.rewrite import Match, Rule, Watch, named, scalar, splat, such
 from isthmus.ops import movement, pointwise
+from isthmus.ops.counting import Run, as_run
 from isthmus.ops.movement import broadcast, concat, gather, gather_nd, reshape, slice_, transpose
 from isthmus.passes.steps import exhaust
 from isthmus.target import Target
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """Integers that count up by one from `start` along `axis` and are the same along every other axis."""
-
-    axis: int
-    start: Dim
-
-
-def as_run(value: Value, depth: int = 16) -> Run | None:
-    """How `value` counts, if it does."""
-    if depth == 0:
-        return None
-    op = value.op
-    if op is movement.iota:
-        return Run(value.attr("axis"), 0)
-    if op is pointwise.add:
-        return _shifted(value, depth)
-    if op is pointwise.cast and value.dtype.is_integer and value.dtype.bits >= 32:
-        return as_run(value.args[0], depth - 1) if value.args[0].dtype.is_integer else None
-    if op is movement.broadcast:
-        inner = as_run(value.args[0], depth - 1)
-        axis = inner.axis + value.t.rank - value.args[0].t.rank if inner else 0
-        fits = inner is not None and value.shape[axis] == value.args[0].shape[inner.axis]
-        return Run(axis, inner.start) if inner and fits else None
-    if op is movement.slice_:
-        inner = as_run(value.args[0], depth - 1)
-        if inner is None or value.attr("steps")[inner.axis] != 1:
-            return None
-        return Run(inner.axis, inner.start + value.attr("starts")[inner.axis])
-    if op is movement.transpose:
-        inner = as_run(value.args[0], depth - 1)
-        return Run(value.attr("perm").index(inner.axis), inner.start) if inner else None
-    if op is movement.reshape:
-        return _reshaped(value, depth)
-    return None
-
-
-def _shifted(value: Value, depth: int) -> Run | None:
-    for count, other in (value.args, value.args[::-1]):
-        number = splat(other)
-        inner = as_run(count, depth - 1) if number is not None and count.shape == value.shape else None
-        if inner is not None and number is not None:
-            return Run(inner.axis, inner.start + int(number))
-    return None
-
-
-def _reshaped(value: Value, depth: int) -> Run | None:
-    """A reshape that only adds or removes axes of one element."""
-    source, target = value.args[0].shape, value.shape
-    long = [d for d in source if d != 1]
-    inner = as_run(value.args[0], depth - 1)
-    if inner is None or long != [d for d in target if d != 1] or source[inner.axis] == 1:
-        return None
-    place = sum(d != 1 for d in source[: inner.axis])
-    axes = [axis for axis, d in enumerate(target) if d != 1]
-    return Run(axes[place], inner.start)
-
 
 # --- one number ----------------------------------------------------------------------------------
 
@@ -177,7 +119,11 @@ def _gather_grid(m: Match) -> Value:
     x, indices = m.value("x"), m.value("i")
     runs = _grid(indices)
     assert runs is not None
-    lead = indices.shape[:-1]
+    return _broadcast(_picked(x, runs, indices.shape[:-1]), m.root.shape)
+
+
+def _picked(x: Value, runs: tuple[Run, ...], lead: Shape) -> Value:
+    """What a grid of `runs` over `lead` picks from the first axes of `x`; still 1 where no run counts."""
     cut = _slice_axes(x, {axis: (run.start, lead[run.axis]) for axis, run in enumerate(runs)})
     # Axes of x in the order in which the result has them.
     order = (*sorted(range(len(runs)), key=lambda a: runs[a].axis), *range(len(runs), x.t.rank))
@@ -185,7 +131,68 @@ def _gather_grid(m: Match) -> Value:
         cut = transpose(cut, perm=order)
     used = {run.axis for run in runs}
     line = tuple(d if a in used else 1 for a, d in enumerate(lead))
-    return _broadcast(_reshape(cut, (*line, *x.shape[len(runs) :])), m.root.shape)
+    return _reshape(cut, (*line, *x.shape[len(runs) :]))
+
+
+# --- a grid of ranges into a matrix that was laid flat -------------------------------------------
+
+
+def _flat_grid(indices: Value) -> tuple[Run, Run, Dim] | None:
+    """For run * width + run, each along its own axis: both runs and the width."""
+    if indices.op is not pointwise.add:
+        return None
+    for rows, columns in (indices.args, indices.args[::-1]):
+        if rows.op is not pointwise.mul:
+            continue
+        for count, width in (rows.args, rows.args[::-1]):
+            row, column = (_aligned(side, indices.t.rank) for side in (count, columns))
+            size = _size(width)
+            if row is not None and column is not None and size is not None and row.axis != column.axis:
+                return row, column, size
+    return None
+
+
+def _aligned(value: Value, rank: int) -> Run | None:
+    """How `value` counts when it is broadcast to `rank` axes."""
+    run = as_run(value)
+    return None if run is None else replace(run, axis=run.axis + rank - value.t.rank)
+
+
+def _size(value: Value) -> Dim | None:
+    if value.op is movement.dim_value:
+        (dim,) = value.attr("dim")
+        return dim if isinstance(dim, int | Expr) else None
+    number = splat(value)
+    return None if number is None else int(number)
+
+
+def _flat_inside(bounds: Bounds) -> Callable[[Match], str | None]:
+    def guard(m: Match) -> str | None:
+        x, flat, indices = m.value("x").shape, m.value("flat").shape, m.value("i")
+        found = _flat_grid(indices)
+        if found is None or m.attr("axis") != 0 or len(x) < 2:
+            return "the indices are not a grid of ranges"
+        if found[2] != x[1] or flat[0] != x[0] * x[1] or _long(flat[1:]) != _long(x[2:]):
+            return "the table is not a matrix laid flat"
+        for run, length in zip(found[:2], x, strict=False):
+            if not _inside(run.start, indices.shape[run.axis], length, bounds):
+                return f"indices up to {run.start + indices.shape[run.axis]} may go beyond {length}"
+        return None
+
+    return guard
+
+
+def _long(shape: Shape) -> Shape:
+    return tuple(d for d in shape if d != 1)
+
+
+def _gather_flat(m: Match) -> Value:
+    x, indices = m.value("x"), m.value("i")
+    found = _flat_grid(indices)
+    assert found is not None
+    picked = _picked(x, found[:2], indices.shape)
+    rest = m.root.shape[indices.t.rank :]
+    return _broadcast(_reshape(picked, (*picked.shape[: indices.t.rank], *rest)), m.root.shape)
 
 
 GATHER_NUMBER = Rule(
@@ -225,6 +232,18 @@ def run_rules(bounds: Bounds) -> tuple[Rule, ...]:
                 {"x": "f32[b,n,3]", "i": "i64[b,1,n,2] = grid(0,2)", "batch_dims": 0},
                 {"x": "f32[b,n]", "i": "i64[n,1,b,2] = grid(2,0)", "batch_dims": 0},
                 {"x": "f32[b,n]", "i": "i64[4,b,1] = grid(1)", "batch_dims": 0},
+            ),
+        ),
+        Rule(
+            "gather-flat-grid",
+            lambda x, i=such(lambda v: _flat_grid(v) is not None): gather(
+                named("flat", reshape(x, shape=Marker("shape"))), i, axis=Marker("axis")
+            ),
+            _gather_flat,
+            unless=_flat_inside(bounds),
+            examples=(
+                {"x": "f32[b,n]", "i": "i64[b,1,1,n] = flat(0,3)", "shape": "b*n,1", "axis": 0},
+                {"x": "f32[b,n,3]", "i": "i64[n,1,b] = flat(2,0)", "shape": "b*n,3", "axis": 0},
             ),
         ),
     )

@@ -10,6 +10,7 @@ from isthmus.passes.clean.indexing import GATHER_NUMBER, RangeGathers
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.quantized import QUANTIZED
 from isthmus.passes.clean.ranges import RANGES
+from isthmus.passes.clean.rotary import ROTARY
 from isthmus.passes.clean.scalars import SCALARS
 from isthmus.passes.clean.share import Share
 from isthmus.passes.steps import Pass, Rewrite, Until
@@ -27,6 +28,7 @@ CANONICAL = Rewrite(
         *RANGES,
         *SCALARS,
         *BROADCASTS,
+        *ROTARY,
     ),
 )
 TIDY = Until("tidy", (Fold(), Share(), CANONICAL, RangeGathers()))

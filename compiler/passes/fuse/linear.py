@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from isthmus.ir.graph import Marker, Value
-from isthmus.ir.rewrite import Match, Rule, named, such, weight
+from isthmus.ir.graph import Marker, Value, weight_of
+from isthmus.ir.rewrite import Match, Rule, named, such
 from isthmus.ops import nn
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import linear, matmul
@@ -11,10 +11,15 @@ from isthmus.ops.pointwise import add
 from isthmus.passes.clean.identities import both
 from isthmus.passes.clean.scalars import single_use
 from isthmus.passes.fuse.normalization import combine, is_vector
+from isthmus.passes.integers import is_block_matrix, is_integer_matrix
 
 
 def _floating(m: Match) -> str | None:
     return None if m.root.dtype.is_float else f"a product of {m.root.dtype}"
+
+
+def _is_matrix(w: Value) -> bool:
+    return (weight_of(w) is not None and w.t.rank == 2) or is_integer_matrix(w) or is_block_matrix(w)
 
 
 def _plain(m: Match) -> Value:
@@ -26,10 +31,10 @@ def _plain(m: Match) -> Value:
 MATMUL = (
     Rule(
         "linear",
-        lambda x, w=weight(rank=2): matmul(x, w),
+        lambda x, w=such(_is_matrix): matmul(x, w),
         _plain,
         unless=_floating,
-        examples=({"x": "f32[b,n,6]", "w": "f32[6,5]"}, {"x": "f32[n,6]", "w": "f32[6,1]"}),
+        examples=({"x": "f32[b,n,6]", "w": "f32[6,5] = weight"}, {"x": "f32[n,6]", "w": "f32[6,1] = weight"}),
     ),
 )
 

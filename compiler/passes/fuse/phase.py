@@ -7,13 +7,17 @@ from isthmus.passes.clean.identities import IDENTITIES
 from isthmus.passes.clean.movement import MOVEMENT
 from isthmus.passes.clean.phase import TIDY
 from isthmus.passes.clean.scalars import SCALARS
-from isthmus.passes.fuse import activations, attention, channels, heads, linear, normalization, rms
+from isthmus.passes.clean.share import Share
+from isthmus.passes.fuse import activations, attention, causal, channels, heads, linear, normalization, rms
+from isthmus.passes.fuse.integers import KeepIntegers
 from isthmus.passes.fuse.leftovers import Leftovers
 from isthmus.passes.fuse.wide import WideLinear
 from isthmus.passes.steps import Pass, Rewrite
 
 FUSE_PASSES: tuple[Pass, ...] = (
-    # Kernels take f32: from here on a quantized weight is what it stands for, made when it is read.
+    KeepIntegers(),
+    Share(),
+    # Other products take f32: from here on a quantized weight is what it stands for, made when it is read.
     Fold(dequantized=True),
     Rewrite("fuse-activations", (*activations.ACTIVATIONS, *SCALARS, *IDENTITIES)),
     Rewrite("fuse-layer-norm", (*normalization.WRITTEN_OUT, *normalization.SCALE_AND_SHIFT)),
@@ -40,5 +44,6 @@ FUSE_PASSES: tuple[Pass, ...] = (
     Rewrite("fuse-layer-norm-residual", normalization.RESIDUAL),
     WideLinear(),
     TIDY,
+    Rewrite("fuse-causal", causal.CAUSAL),
     Leftovers(),
 )

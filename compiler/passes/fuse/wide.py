@@ -11,6 +11,7 @@ from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ops.movement import concat, slice_
 from isthmus.ops.nn import linear
 from isthmus.passes.constants import is_constant, name_of, weight_from
+from isthmus.passes.integers import FLOATS, joined, kind_of
 from isthmus.target import Target
 
 
@@ -38,7 +39,8 @@ class WideLinear:
         groups: dict[Hashable, list[Value]] = {}
         for node in graph.nodes():
             if node.op is linear and len(node.args) == 3:
-                groups.setdefault((node.args[0], node.attr("activation")), []).append(node)
+                key = node.args[0], node.attr("activation"), kind_of(node.args[1])
+                groups.setdefault(key, []).append(node)
         outputs = {v for _, v in graph.outputs}
         parts: dict[Value, list[Value]] = {}
         for group in (g for g in groups.values() if len(g) > 1):
@@ -57,7 +59,8 @@ class WideLinear:
 
 def _unsuitable(node: Value, outputs: set[Value]) -> str | None:
     """Why a linear stays alone."""
-    if weight_of(node.args[1]) is None or not is_constant(node.args[2]):
+    known = weight_of(node.args[1]) is not None or kind_of(node.args[1]) != FLOATS
+    if not known or not is_constant(node.args[2]):
         return "its matrix or bias is not a constant"
     return "it is an output of the graph" if node in outputs else None
 
@@ -82,7 +85,8 @@ def _rebuild(graph: Graph, parts: dict[Value, list[Value]], watch: Watch, name: 
 
 def _widen(x: Value, group: Sequence[Value]) -> list[Value]:
     first = group[0]
-    w = _joined([v.args[1] for v in group], 1)
+    matrices = [v.args[1] for v in group]
+    w = _joined(matrices, 1) if kind_of(matrices[0]) == FLOATS else joined(matrices)
     bias = _joined([v.args[2] for v in group], 0)
     wide = linear(x, w, bias, activation=first.attr("activation"), loc=first.loc)
     slices: list[Value] = []

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.graph import Program, Value
 from isthmus.ir.rewrite import Rule, Watch
-from isthmus.ir.types import DType, Panels
+from isthmus.ir.sparse import Blocks
+from isthmus.ir.types import DType, Interleaved, Panels
+from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import attention, layer_norm, linear, rms_norm
-from isthmus.passes.legalize.widen import HEAVY
+from isthmus.ops.ragged import ragged_attention
+from isthmus.passes.legalize.widen import HEAVY, computes_wide
 from isthmus.target import Target
 
 
@@ -34,24 +37,35 @@ class CheckKernels:
 
 
 def _problems(node: Value, target: Target) -> Iterator[Problem]:
-    if node.op not in HEAVY:
+    if node.op is integer_linear and (reason := _shape_reason(node)) is not None:
+        yield Problem(Code.NOT_ON_TARGET, f"no kernel: {reason}", node.loc)
+    if node.op not in (*HEAVY, ragged_attention):
         return
-    types = list(dict.fromkeys(str(a.dtype) for a in (*node.args, node) if a.dtype is not DType.F32))
+    mixed = computes_wide(node) or (node.op is linear and node.args[2].dtype is DType.F32)
+    floats = [] if mixed else [a for a in (*node.args, node) if node.op in HEAVY or a.dtype.is_float]
+    types = list(dict.fromkeys(str(a.dtype) for a in floats if a.dtype is not DType.F32))
     if types:
-        text = f"{node.op.name} of {', '.join(types)} has no kernel on {target.name}; it computes in f32"
+        text = f"{node.op.name} of {', '.join(types)} has no kernel; it computes in f32"
         yield Problem(Code.UNSUPPORTED_DTYPE, text, node.loc, "export the model in f32")
     elif (reason := _shape_reason(node)) is not None:
-        yield Problem(Code.NOT_ON_TARGET, f"no kernel on {target.name}: {reason}", node.loc)
+        yield Problem(Code.NOT_ON_TARGET, f"no kernel: {reason}", node.loc)
 
 
 def _shape_reason(node: Value) -> str | None:
-    if node.op is linear and not isinstance(node.args[1].t.encoding, Panels):
+    if node.op is integer_linear and not isinstance(node.args[1].t.encoding, Interleaved | Blocks):
+        return "the matrix of an integer_linear is not a constant"
+    if node.op is linear and not isinstance(node.args[1].t.encoding, Panels | Interleaved | Blocks):
         return "the matrix of a linear is not a constant"
     if node.op in (layer_norm, rms_norm) and not isinstance(node.shape[-1], int):
         return f"{node.op.name} over {node.shape[-1]} elements: the number has to be known"
     if node.op is attention:
         q, k, v = (a.shape for a in node.args[:3])
         unknown = [str(d) for d in (q[3], v[3], q[1], k[1]) if not isinstance(d, int)]
+        if unknown:
+            return f"attention whose heads or their width ({', '.join(unknown)}) are not known"
+    if node.op is ragged_attention:
+        q, k, v = (a.shape for a in node.args[:3])
+        unknown = [str(d) for d in (q[2], v[2], q[0], k[0]) if not isinstance(d, int)]
         if unknown:
             return f"attention whose heads or their width ({', '.join(unknown)}) are not known"
     return None

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.types import Encoding, Padded, Panels
+from isthmus.ir.sparse import Blocks
+from isthmus.ir.types import DType, Encoding, Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.weights import Weight
+from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
 from isthmus.ops.movement import full
 from isthmus.ops.nn import layer_norm, linear, rms_norm
 from isthmus.passes.constants import array_of, is_constant
-from isthmus.target import Target, panel_width
+from isthmus.target import BYTES_IN_WORD, Target, panel_width
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +35,19 @@ class PackWeights:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        packer = _Packer(self.width or panel_width(target.vector), watch, self.name)
+        width = self.width or panel_width(target.vector)
+        packer = _Packer(width, target, watch, self.name)
         return program.map_graphs(packer.graph)
 
 
 class _Packer:
     """Packs each weight once, however many linears and graphs use it."""
 
-    def __init__(self, width: int, watch: Watch, name: str) -> None:
+    def __init__(self, width: int, target: Target, watch: Watch, name: str) -> None:
         self.width = width
+        self.narrow = target.narrow_width("bf16")
+        self.word = target.byte_word
+        self.lanes = target.vector.lanes(32)
         self.watch = watch
         self.name = name
         self.made: dict[tuple[Weight, Encoding], Value] = {}
@@ -60,8 +66,26 @@ class _Packer:
 
     def wanted(self, node: Value) -> Mapping[int, Encoding | None]:
         """How the kernel of `node` reads its constant arguments, by position."""
+        if node.op is linear and node.args[1].dtype is DType.BF16:
+            return {1: Interleaved(self.narrow, 4 // DType.BF16.bytes), 2: Padded(self.narrow)}
+        if node.op is linear and isinstance(stored := node.args[1].t.encoding, Blocks):
+            return {1: stored, 2: Padded(max(self.lanes, stored.outputs))}
         if node.op is linear:
             return {1: Panels(self.width), 2: Padded(self.width)}
+        if node.op is integer_linear:
+            whole = Padded(self.width)
+            matrix: Encoding = Interleaved(self.width, self.word)
+            if isinstance(stored := node.args[1].t.encoding, Blocks):
+                matrix, whole = stored, Padded(max(self.lanes, stored.outputs))
+            return {1: matrix, 2: whole, 3: None, 4: whole, 5: whole}
+        if node.op is block_linear:
+            narrow = node.attr("bits") == 4
+            matrix = Nibbles(self.width) if narrow else Interleaved(self.width, BYTES_IN_WORD)
+            if node.attr("floats"):
+                matrix = SmallFloats(self.width)
+            return {1: matrix, 2: Panels(self.width), 3: Padded(self.width)}
+        if node.op is quantize_rows:
+            return {1: None, 2: None}
         if node.op is layer_norm:
             return {1: None, 2: None}
         if node.op is rms_norm:

@@ -7,14 +7,26 @@ of 8 bits less their zero points allow 256 terms at least; longer sums are cut, 
 from __future__ import annotations
 
 from isthmus.ir.dims import Expr
-from isthmus.ir.graph import Marker, Value, walk, weight_of
+from isthmus.ir.graph import Marker, Value, weight_of
 from isthmus.ir.rewrite import Match, Rule
 from isthmus.ir.types import DType
 from isthmus.ops.movement import full, pad, reshape, slice_
 from isthmus.ops.nn import linear, matmul
-from isthmus.ops.pointwise import add, cast, div, maximum, minimum, mul, round_even, sub
-from isthmus.ops.quantize import dequantize, limits, quantize
-from isthmus.ops.reduce import reduce_sum
+from isthmus.ops.pointwise import (
+    absolute,
+    add,
+    cast,
+    div,
+    equal,
+    maximum,
+    minimum,
+    mul,
+    round_even,
+    sub,
+    where,
+)
+from isthmus.ops.quantize import dequantize, limits, quantize, row_scale, step
+from isthmus.ops.reduce import reduce_max, reduce_sum
 from isthmus.passes.constants import Computed, is_constant, name_of, weight_from
 
 EXACT = 1 << 24
@@ -51,6 +63,21 @@ def _quantized(m: Match) -> Value:
     return cast(clipped, dtype=dtype, loc=m.root.loc)
 
 
+def _spread(m: Match) -> Value:
+    low, high = m.root.args
+    dtype = m.root.dtype
+    width = div(sub(high, low), _number(255, dtype))
+    return where(equal(high, low), _number(1, dtype), width, loc=m.root.loc)
+
+
+def _largest_of_rows(m: Match) -> Value:
+    (x,) = m.root.args
+    largest = reduce_max(absolute(_as(x, DType.F32)), axes=(x.t.rank - 1,))
+    # No element at all is -inf to a maximum.
+    scale = div(maximum(largest, _number(0, DType.F32)), _number(127, DType.F32))
+    return where(equal(scale, _number(0, DType.F32)), _number(1, DType.F32), scale, loc=m.root.loc)
+
+
 _Q = {"x": "f32[b,n,6]", "s": "f32[]", "dtype": "u8", "bits": 0}
 
 QUANTIZED = (
@@ -81,6 +108,20 @@ QUANTIZED = (
         lambda x, s, z: quantize(x, s, z, dtype=Marker("dtype"), bits=Marker("bits")),
         _quantized,
         examples=({**_Q, "z": "u8[]"}, {**_Q, "s": "f32[n,1]", "z": "i16[n,1]", "dtype": "i16"}),
+    ),
+    Rule(
+        "say-step",
+        lambda low, high: step(low, high),
+        _spread,
+        examples=({"low": "f32[]", "high": "f32[]"}, {"low": "f32[n]", "high": "f32[n]"}),
+    ),
+    Rule(
+        "say-row-scale",
+        lambda x: row_scale(x),
+        _largest_of_rows,
+        # Rows of f32 have a kernel.
+        unless=lambda m: "" if m.value("x").dtype is DType.F32 else None,
+        examples=({"x": "f16[b,n,6]"}, {"x": "f64[n,4]"}, {"x": "f16[2,0]"}),
     ),
 )
 
@@ -128,7 +169,18 @@ def _interval(value: Value) -> Interval | None:
 
 def is_constant_expression(value: Value) -> bool:
     """Whether everything `value` is computed from is a constant."""
-    return all(is_constant(node) or (bool(node.args) and _is_static(node)) for node in walk((value,)))
+    seen: set[Value] = set()
+    stack = [value]
+    while stack:
+        node = stack.pop()
+        if node in seen or is_constant(node):
+            continue
+        # From the top down: what depends on an input is mostly told by its own type.
+        if not node.args or not _is_static(node):
+            return False
+        seen.add(node)
+        stack.extend(node.args)
+    return True
 
 
 def _is_static(value: Value) -> bool:
@@ -158,7 +210,8 @@ def _product(m: Match) -> Value:
     total: Value | None = None
     for start in range(0, depth, terms):
         size = min(terms, depth - start)
-        part = cast(_piece(left, right, start, size, m.root.loc), dtype=m.root.dtype)
+        # Through i32, which holds every exact sum: a float too large for fewer bits has no meaning there.
+        part = _as(cast(_piece(left, right, start, size, m.root.loc), dtype=DType.I32), m.root.dtype)
         total = part if total is None else add(total, part)
     return _loop(m.root) if total is None else total
 

@@ -1,8 +1,12 @@
-"""Heavy ops on 16-bit floats compute in f32 and round once, which is what their numerics say."""
+"""Heavy ops compute in f32: 16-bit floats are rounded once, as their numerics say; f64 loses digits.
+
+The second is told as a warning by whoever runs the pass `NARROW`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 
 from isthmus.ir.graph import Attr, Marker, Op, Value
 from isthmus.ir.rewrite import Match, Rule
@@ -15,10 +19,24 @@ HALVES = (DType.F16, DType.BF16)
 
 _EXAMPLES: dict[str, dict[str, object]] = {
     "matmul": {"a": "f16[b,n,6]", "b": "f16[6,s]"},
-    "linear": {"a": "f16[b,6]", "b": "f16[6,5]", "c": "f16[5]", "d": "f16[b,5]", "activation": "relu"},
+    "linear": {
+        "a": "f16[b,6]",
+        "b": "f16[6,5]",
+        "c": "f16[5]",
+        "d": "f16[b,5]",
+        "activation": "relu",
+        "rounded": False,
+    },
     "softmax": {"a": "bf16[b,n]"},
-    "layer_norm": {"a": "f16[b,6]", "b": "f16[6]", "c": "f16[6]", "d": "f16[b,6]", "epsilon": 1e-5},
-    "rms_norm": {"a": "f16[b,6]", "b": "f16[6]", "epsilon": 1e-5},
+    "layer_norm": {
+        "a": "f16[b,6]",
+        "b": "f16[6]",
+        "c": "f16[6]",
+        "d": "f16[b,6]",
+        "epsilon": 1e-5,
+        "rounded": False,
+    },
+    "rms_norm": {"a": "f16[b,6]", "b": "f16[6]", "epsilon": 1e-5, "rounded": False},
     "attention": {
         "a": "f16[b,2,s,4]",
         "b": "f16[b,2,t,4]",
@@ -26,12 +44,23 @@ _EXAMPLES: dict[str, dict[str, object]] = {
         "d": "f16[b,1,1,t]",
         "scale": 0.5,
         "safe": False,
+        "causal": True,
+        "mixed": False,
+        "rounds": False,
     },
 }
 
 
-def _is_half(m: Match) -> str | None:
-    return None if m.root.dtype in HALVES else ""
+def _unless(kinds: Collection[DType]) -> Callable[[Match], str | None]:
+    def reason(m: Match) -> str | None:
+        return None if m.root.dtype in kinds and not computes_wide(m.root) else ""
+
+    return reason
+
+
+def computes_wide(node: Value) -> bool:
+    """Whether a heavy op on bf16 says itself that it computes in f32."""
+    return any(node.attr(name) for name in ("rounded", "mixed") if name in node.op.attrs)
 
 
 def _in_f32(m: Match) -> Value:
@@ -55,14 +84,19 @@ def _find(op: Op, arity: int) -> Callable[..., Value]:
             return lambda a, b, c, d: build(a, b, c, d)
 
 
-def _rules() -> Iterator[Rule]:
+def _rules(verb: str, kinds: Collection[DType], example_types: str) -> Iterator[Rule]:
     for op in HEAVY:
         least, most = op.arity
         for arity in range(least, most + 1):
             dropped = {"a", "b", "c", "d"} - set("abcd"[:arity])
-            example = {k: v for k, v in _EXAMPLES[op.name].items() if k not in dropped}
-            name = f"widen-{op.name.replace('_', '-')}{'-more' * (arity > least)}"
-            yield Rule(name, _find(op, arity), _in_f32, _is_half, (example,))
+            example = {
+                k: re.sub(r"^b?f16(?=\[)", example_types, v) if isinstance(v, str) else v
+                for k, v in _EXAMPLES[op.name].items()
+                if k not in dropped
+            }
+            name = f"{verb}-{op.name.replace('_', '-')}{'-more' * (arity > least)}"
+            yield Rule(name, _find(op, arity), _in_f32, _unless(kinds), (example,))
 
 
-WIDEN = tuple(_rules())
+WIDEN = tuple(_rules("widen", HALVES, r"\g<0>"))
+NARROW = tuple(_rules("narrow", (DType.F64,), "f64"))

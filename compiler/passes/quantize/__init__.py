@@ -1,0 +1,1 @@
+"""Products with weights, and maybe activations, of few bits."""

@@ -1,0 +1,165 @@
+"""What a user can ask of quantization, as data: `isthmus.Quantization`, and the names of `--precision`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias, get_args
+
+from isthmus.errors import Code, ModelError, Problem, nearest
+from isthmus.passes.quantize.bf16 import FLOATS
+
+Bits: TypeAlias = Literal[8, 4]
+Activations: TypeAlias = Literal["float", "dynamic", "static"]
+Method: TypeAlias = Literal["round", "gptq", "awq"]
+Attention: TypeAlias = Literal["bf16", "f32"]
+Format: TypeAlias = Literal["integer", "mxfp4", "nvfp4"]
+Observer: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
+
+GROUPS = (32, 64, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How one product computes: integers of `bits` for its matrix, and what becomes of its rows.
+
+    `group`: that many elements of a column share a scale, in f16; 0: a whole column does, in f32.
+    `activations`: float, or integers of 8 bits with a scale for each row found at run time (dynamic) or
+    with one from calibration (static). `symmetric`: no zero points, of the matrix and of static rows.
+    `format`: integers, or in 4 bits floats (E2M1): with powers of two as scales (mxfp4, in groups of 32), or
+    with scales that are floats of 8 bits (E4M3) times a power of two for the whole matrix (nvfp4, of 16).
+    """
+
+    bits: Bits = 8
+    group: int = 0
+    activations: Activations = "float"
+    symmetric: bool = True
+    format: Format = "integer"
+
+    def __str__(self) -> str:
+        if self.format != "integer":
+            return f"{self.format}-a{self.activations}"
+        group = f"-g{self.group}" if self.group else ""
+        return f"w{self.bits}{group}-a{self.activations}{'' if self.symmetric else '-asymmetric'}"
+
+
+# `--precision NAME`: how every product that is not protected computes; None: as the model says.
+SCHEMES: Mapping[str, Scheme | None] = {
+    "f32": None,
+    "int8": Scheme(activations="dynamic"),
+    # Rows after GELU reach much further up than down: a zero point is worth a bit.
+    "int8-static": Scheme(activations="static", symmetric=False),
+    "int8-weights": Scheme(),
+    **{f"int8-g{group}": Scheme(group=group) for group in GROUPS},
+    "int4": Scheme(4, group=32),
+    **{f"int4-g{group}": Scheme(4, group=group) for group in GROUPS},
+    "int4-dynamic": Scheme(4, group=32, activations="dynamic"),
+    "mxfp4": Scheme(4, group=32, format="mxfp4"),
+    "nvfp4": Scheme(4, group=16, format="nvfp4"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a model is quantized.
+
+    `scheme` is a `Scheme` or a name (`int8`, `int8-static`, `int4-g64`, ..) for every product with a constant
+    matrix; `layers` gives others by patterns of layer names ("*attention*": "f32"), the last that fits wins.
+    Unless `protect` is off, products with the model's inputs (patches) and those that are its outputs (heads,
+    poolers) stay as they are where no pattern names them; tables of embeddings, norms and softmax always do.
+
+    `method` chooses the integers of the matrix: by default GPTQ where there is calibration data, else
+    rounding; AWQ is for float rows. `smooth` moves outliers of the rows into the matrix: by default, static
+    rows have theirs found and moved; a number is the strength of SmoothQuant for all rows in integers, 0
+    leaves them. Where nothing is moved, `observer` chooses the range of static rows. `correct_bias` takes the
+    mean error of a product out of its bias. All but rounding needs data. Where rows are integers, `attention`
+    may be rounded to bf16 on chips that multiply bf16 (not in tiles yet), unless that is "f32".
+    """
+
+    scheme: Scheme | str = "int8"
+    layers: Mapping[str, Scheme | str] = field(default_factory=dict)
+    method: Method | None = None
+    observer: Observer = "mse"
+    smooth: float | None = None
+    correct_bias: bool = False
+    protect: bool = True
+    attention: Attention = "bf16"
+
+    def __post_init__(self) -> None:
+        problems = [
+            *(_scheme_problem(scheme) for scheme in (self.scheme, *self.layers.values())),
+            None if self.method is None else _choice_problem("method", self.method, get_args(Method)),
+            _choice_problem("observer", self.observer, get_args(Observer)),
+            _choice_problem("attention", self.attention, get_args(Attention)),
+            None
+            if self.smooth is None or 0 <= self.smooth <= 1
+            else Problem(Code.BAD_OPTION, f"smooth={self.smooth} is not between 0 and 1", "Quantization"),
+        ]
+        if found := [problem for problem in problems if problem is not None]:
+            raise ModelError(found)
+
+    def wanted(self, layer: str) -> Scheme | None:
+        """The scheme of the layer called `layer`, protection aside; None: float."""
+        found = [scheme for pattern, scheme in self.layers.items() if fnmatchcase(layer, pattern)]
+        return resolved(found[-1] if found else self.scheme)
+
+    def names(self, layer: str) -> bool:
+        """Whether a pattern is about `layer`."""
+        return any(fnmatchcase(layer, pattern) for pattern in self.layers)
+
+    @property
+    def needs_data(self) -> str | None:
+        """What of this cannot be done without calibration data, if anything."""
+        schemes = [resolved(scheme) for scheme in (self.scheme, *self.layers.values())]
+        if any(scheme is not None and scheme.activations == "static" for scheme in schemes):
+            return "static activations"
+        if self.method not in (None, "round"):
+            return str(self.method).upper()
+        if self.smooth:
+            return "SmoothQuant"
+        return "bias correction" if self.correct_bias else None
+
+    @property
+    def takes_data(self) -> bool:
+        """Whether calibration data changes anything."""
+        return self.method != "round" or self.needs_data is not None
+
+    def __str__(self) -> str:
+        """One word for each option that is not the default, for the record in a bundle."""
+        parts = [str(self.scheme), *(f"{pattern}:{scheme}" for pattern, scheme in self.layers.items())]
+        parts += [self.method] if self.method is not None else []
+        parts += [self.observer] if self.observer != "mse" else []
+        parts += [f"smooth:{self.smooth:g}"] if self.smooth is not None else []
+        parts += ["correct-bias"] if self.correct_bias else []
+        parts += [] if self.protect else ["unprotected"]
+        parts += [] if self.attention == "bf16" else ["attention:f32"]
+        return " ".join(parts)
+
+
+def resolved(scheme: Scheme | str) -> Scheme | None:
+    """A scheme by its name; None for f32."""
+    return SCHEMES[scheme] if isinstance(scheme, str) else scheme
+
+
+def _scheme_problem(scheme: Scheme | str) -> Problem | None:
+    if isinstance(scheme, str):
+        if scheme in SCHEMES:
+            return None
+        hint = nearest(scheme, [*SCHEMES, *FLOATS])
+        return Problem(Code.BAD_OPTION, f"no precision called {scheme!r}", "Quantization", hint)
+    if scheme.bits not in get_args(Bits) or scheme.group < 0:
+        text = f"{scheme.bits} bits in groups of {scheme.group}: bits are 8 or 4, groups positive"
+        return Problem(Code.BAD_OPTION, text, "Quantization")
+    if scheme.format != "integer" and (scheme.bits, scheme.symmetric) != (4, True):
+        text = f"{scheme.format} has 4 bits and no zero points"
+        return Problem(Code.BAD_OPTION, text, "Quantization")
+    return _choice_problem("activations", scheme.activations, get_args(Activations)) or _choice_problem(
+        "format", scheme.format, get_args(Format)
+    )
+
+
+def _choice_problem(option: str, value: str, known: tuple[str, ...]) -> Problem | None:
+    if value in known:
+        return None
+    return Problem(Code.BAD_OPTION, f"{option}={value!r}", "Quantization", nearest(value, known))

@@ -1,0 +1,1 @@
+"""Matrices with zeros: found, made, and used where that is faster."""
