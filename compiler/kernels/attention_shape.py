@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +12,12 @@ Mask = Literal["none", "row", "full"]
 
 # Vectors of scores a query has in one block of keys.
 BLOCK_VECTORS = 2
+# Keys whose scores are kept at a time; a multiple of every block.
+CHUNK = 512
+# Tiles of queries that take one such chunk of K and V after the other, while it is in the second-level cache.
+GROUP_TILES = 8
+# Up to so many queries a head, K and V are read as they lie: to rearrange them would cost more.
+FEW_QUERIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,27 @@ class Shape:
     value_width: int
     value_pitch: int
     value_vectors: int
+    elements: int = 1
+
+    @property
+    def words(self) -> int:
+        """Of 4 bytes, in a row of q or k: an f32 each, or two bf16."""
+        return -(-self.width // self.elements)
+
+    @property
+    def group(self) -> int:
+        """Queries of one group of tiles."""
+        return GROUP_TILES * self.rows
+
+    @property
+    def few_lanes(self) -> int:
+        """The widest vectors that rows of K, as they lie, consist of."""
+        return math.gcd(self.width, self.lanes)
+
+    @property
+    def few_value_lanes(self) -> int:
+        """The same for V."""
+        return math.gcd(self.value_width, self.lanes)
 
     def passes(self) -> tuple[int, int, int]:
         """How V's vectors are taken: (passes, vectors in each of them, vectors in one more pass).
@@ -49,8 +77,8 @@ class Shape:
         return passes, each, rest
 
 
-def shape_of(target: Target, head_dim: int, value_dim: int) -> Shape:
-    """The shape that fits the target's registers."""
+def shape_of(target: Target, head_dim: int, value_dim: int, elements: int = 1) -> Shape:
+    """The shape that fits the target's registers, for words of so many elements."""
     lanes = target.vector.lanes(32)
     many = target.vector.registers >= 32
     return Shape(
@@ -61,12 +89,13 @@ def shape_of(target: Target, head_dim: int, value_dim: int) -> Shape:
         value_width=value_dim,
         value_pitch=-(-value_dim // lanes) * lanes,
         value_vectors=3 if many else 2,
+        elements=elements,
     )
 
 
-def scratch(target: Target, head_dim: int, value_dim: int, mask: Mask) -> Scratch:
+def scratch(target: Target, head_dim: int, value_dim: int, mask: Mask, mixed: bool = False) -> Scratch:
     """What `kernel` of the same parameters needs."""
-    shape = shape_of(target, head_dim, value_dim)
-    per_key = shape.width + shape.value_pitch + shape.rows + (mask == "row")
-    constant = shape.rows * shape.width + (shape.rows * shape.block if mask == "full" else 0)
-    return Scratch(per_key, constant, shape.block)
+    shape = shape_of(target, head_dim, value_dim, 2 if mixed else 1)
+    per_key = shape.words + -(-shape.value_pitch // shape.elements) + (mask == "row")
+    per_query = shape.words + shape.value_pitch + shape.lanes + (shape.block if mask == "full" else 0)
+    return Scratch(per_key, shape.group * per_query + shape.rows * CHUNK, shape.block)

@@ -18,7 +18,8 @@ A complete example, `y = max(alpha * x, 0)` over `n` elements:
 
 What to know:
 - Expressions are TVM's: `+ - * /`, comparisons and Python numbers work, a scalar meets a vector by
-  broadcast. `a * b + c` becomes one FMA where the target has it. NaN and infinities are honoured.
+  broadcast. `a * b + c` becomes one FMA where the target has it (`rounded` prevents it). NaN and infinities
+  are honoured.
 - An expression used twice is computed twice (and a chain of such uses grows exponentially): name it
   with `let`, which computes it once, there.
 - Comparisons are `< <= > >=`, `equal` and `is_nan`; all but the last are false for NaN.
@@ -34,11 +35,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from tvm import tirx
-from tvm.ir import PointerType, PrimType
-
 from isthmus.errors import CompilerBug
-from isthmus.kernels.kernel import Kernel, Parameter
+from isthmus.kernels.kernel import Declared, Kernel, Parameter
 from isthmus.kernels.memory import (
     Expr,
     Memory,
@@ -50,6 +48,7 @@ from isthmus.kernels.memory import (
     lanes_of,
     vector_type,
 )
+from isthmus.kernels.tir import tirx, tvm
 from isthmus.target import Target
 
 __all__ = [
@@ -87,12 +86,13 @@ class Builder:
     """Collects the parameters and statements of one kernel; `finish` returns it."""
 
     def __init__(self, symbol: str, target: Target) -> None:
-        self.symbol = symbol
+        self.symbol = target.symbol(symbol)
         self.target = target
         self.lanes = target.vector.lanes(32)
         self._parameters: list[Parameter] = []
         self._variables: list[Expr] = []
         self._scopes: list[list[Expr]] = [[]]
+        self._helpers: set[str] = set()
 
     # Parameters
 
@@ -113,7 +113,7 @@ class Builder:
         return self._value_parameter(name, dtype)
 
     def _pointer(self, name: str, dtype: str, qualifier: str) -> Memory:
-        variable = tirx.Var(name, PointerType(PrimType(dtype)))
+        variable = tirx.Var(name, tvm.ir.PointerType(tvm.ir.PrimType(dtype)))
         buffer = tirx.decl_buffer((index(UNBOUNDED),), dtype, name=name, data=variable, layout=None)
         self._parameters.append(Parameter(name, f"{qualifier}{C_TYPES[dtype]} *"))
         self._variables.append(variable)
@@ -226,6 +226,14 @@ class Builder:
         """The sum of all lanes."""
         return self.reduce(value, lambda a, b: a + b)
 
+    def rounded(self, name: str, value: Expr) -> Expr:
+        """`value`, named and rounded: never fused with what it is added to, so that all chips agree."""
+        return self.let(name, self.intrinsic(dtype_of(value), "llvm.arithmetic.fence", value))
+
+    def fused(self, a: Expr, b: Expr, c: Expr) -> Expr:
+        """a * b + c, rounded once: only where the target does that in one instruction."""
+        return self.intrinsic(dtype_of(c), "llvm.fma", a, b, c)
+
     def intrinsic(self, dtype: str, name: str, *arguments: Expr) -> Expr:
         """The value of an LLVM intrinsic without side effects: `intrinsic("float32x16", "llvm.sqrt", x)`."""
         return tirx.call_llvm_pure_intrin(dtype, name, *arguments)
@@ -233,6 +241,14 @@ class Builder:
     def intrinsic_statement(self, name: str, *arguments: Expr) -> None:
         """Call an LLVM intrinsic for its effect."""
         self.emit(tirx.Evaluate(tirx.call_llvm_intrin("void", name, *arguments)))
+
+    def helper(self, dtype: str, name: str, *arguments: Expr) -> Expr:
+        """The value of an instruction that the target brings: see `Target.instructions`."""
+        text = self.target.instruction(name)
+        if text is None:
+            raise CompilerBug(f"{self.symbol}: {self.target.name} has no instruction {name}")
+        self._helpers.add(text)
+        return tirx.call_pure_extern(dtype, f"isthmus_{name}", *arguments)
 
     # Local state
 
@@ -246,9 +262,14 @@ class Builder:
             register.set(initial)
         return register
 
-    def tile(self, name: str, rows: int, columns: int, lanes: int) -> list[list[Register]]:
+    def tile(
+        self, name: str, rows: int, columns: int, lanes: int, dtype: str = "float32"
+    ) -> list[list[Register]]:
         """`rows` x `columns` registers: `tile[i][j]`."""
-        return [[self.register(f"{name}_{i}_{j}", lanes) for j in range(columns)] for i in range(rows)]
+        return [
+            [self.register(f"{name}_{i}_{j}", lanes, dtype=dtype) for j in range(columns)]
+            for i in range(rows)
+        ]
 
     def stack(self, name: str, count: int, dtype: str = "float32") -> Memory:
         """`count` elements on the stack, indexable at run time."""
@@ -283,6 +304,13 @@ class Builder:
             yield counter
         extent = index(end) if isinstance(begin, int) and begin == 0 else index(end) - first
         self.emit(tirx.For(counter, first, extent, tirx.ForKind.SERIAL, _sequence(body)))
+
+    @contextmanager
+    def repeat(self, condition: Expr) -> Iterator[None]:
+        """`while (condition) { ... }`, the condition computed anew each time."""
+        with self._block() as body:
+            yield
+        self.emit(tirx.While(condition, _sequence(body)))
 
     @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
@@ -326,7 +354,7 @@ class Builder:
     def finish(self) -> Kernel:
         """The kernel, complete."""
         func = self._function()
-        return Kernel(self.symbol, tuple(self._parameters), lambda: func)
+        return self._kernel(lambda: func)
 
     def later(self, body: Callable[[], None]) -> Kernel:
         """The kernel with the parameters declared so far; `body` lays down the statements when needed."""
@@ -338,12 +366,20 @@ class Builder:
             body()
             return self._function()
 
-        return Kernel(self.symbol, tuple(self._parameters), build)
+        return self._kernel(build)
+
+    def _kernel(self, build: Callable[[], Expr]) -> Kernel:
+        declared = Declared(tuple(self._parameters), build)
+        return Kernel(self.symbol, lambda: declared)
 
     def _function(self) -> Expr:
         if len(self._scopes) != 1:
             raise CompilerBug(f"{self.symbol}: finished inside an open block")
-        func = tirx.PrimFunc(self._variables, _sequence(self._scopes[0]))
+        body = _sequence(self._scopes[0])
+        if self._helpers:
+            text = tvm.ir.StringImm("".join(sorted(self._helpers)))
+            body = tirx.AttrStmt(tirx.const(0, "int32"), "pragma_import_llvm", text, body)
+        func = tirx.PrimFunc(self._variables, body)
         return func.with_attr({"global_symbol": self.symbol, "tirx.noalias": True})
 
 

@@ -1,29 +1,42 @@
-"""float32 matrix product with prepacked weights, and what follows it: bias, residual, activation.
+"""Matrix product with prepacked weights, and what follows it: bias, residual, activation.
 
-One register tile of `rows` x `vectors` accumulators takes all of K without touching memory. The order is
+One register tile of `rows` x `vectors` accumulators takes a chunk of K without touching memory. The order is
 panel -> row tile -> k: a panel of weights (K x width) stays in the second-level cache while every row tile
-uses it, and meanwhile the next panel is prefetched, its lines spread evenly over this panel's row tiles.
+uses it, and meanwhile the next panel is prefetched, its lines spread evenly over this panel's row tiles. With
+few tiles, where memory is the limit, fetching goes on in every step. A K whose panels would fill that cache
+is cut into chunks, outside all of this: sums go on where the chunk before left them, in y, and come out the
+same to the bit.
 Rows are cut into tiles whose heights differ by at most one, so that no row count has a slow remainder;
 every height is compiled in, and chosen at run time. Bias and residual are what accumulators start with.
+What a step of k is, `arithmetic` says: one f32, or a word of several narrower elements. Depths are in steps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import Panels
+from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
+from isthmus.kernels.tir import tirx
 from isthmus.target import Target, gemm_tile
 from isthmus.target import panel_width as target_panel_width
 
 # k steps of straight-line code, and between prefetches.
 STEP = 4
 BLOCK = 16
+# So many tiles, or fewer, fetch what comes next in every step.
+FEW_TILES = 5
+# Blocks before the end of a tile at which its result is fetched, and what the next one starts with.
+ENDING = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +47,29 @@ class Tile:
     vectors: int
 
 
-def tile_of(target: Target) -> Tile:
-    """The tile that fills the register file and needs the fewest loads per multiplication."""
-    return Tile(*gemm_tile(target.vector))
+def tile_of(target: Target, arithmetic: type[Arithmetic] = F32) -> Tile:
+    """The tile that fills the register file and needs the fewest loads per multiplication.
+
+    Where several rows are multiplied at once, all operands of a step have to fit beside the accumulators:
+    LLVM loads them early, and a taller tile (8 x 3 of 32 registers) lay on the stack half of the time.
+    """
+    rows, vectors = gemm_tile(target.vector)
+    at_once = arithmetic.together
+    if at_once > 1:
+        rows = (target.vector.registers - at_once * vectors) * at_once // (at_once * vectors + 1)
+        rows = min(rows, gemm_tile(target.vector)[0]) // at_once * at_once
+    return Tile(rows, vectors)
 
 
 def panel_width(target: Target) -> int:
     """Columns of a panel of packed weights."""
     return target_panel_width(target.vector)
+
+
+def most_depth(target: Target, word_bytes: int = 4) -> int:
+    """The longest chunk of K, in steps that read words of so many bytes: two panels of it, this and the next,
+    take half of the second-level cache."""
+    return max(target.caches.l2_bytes // (4 * word_bytes * panel_width(target)) // BLOCK, 1) * BLOCK
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
@@ -51,36 +79,62 @@ def pack(weight: np.ndarray, width: int) -> np.ndarray:
     return Panels(width).encode(weight)
 
 
-def kernel(target: Target, activation: str | None = None, residual: bool = False) -> Kernel:
+def kernel(
+    target: Target,
+    activation: str | None = None,
+    residual: bool = False,
+    arithmetic: type[Arithmetic] = F32,
+    rounded: bool = False,
+) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of panels.
 
-    `void gemm_f32[_res][_<activation>](x, w, bias, [residual,] y, k, n, ldx, [ldr,] ldy, row_begin, row_end,
-    panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*` apart; w is what
-    `pack` or `pack_panels_f32` makes; bias is padded to whole panels. Pointers address row 0 and panel 0.
-    residual may be y itself, with the same pitch.
+    `void gemm_<arithmetic>[_res][_<activation>][_rounded](x, w, bias, [residual,] y, k, n, ldx, [ldr,] ldy,
+    row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*`
+    apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to whole panels.
+    Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless it comes late.
+    What `arithmetic` needs besides, follows w. `rounded`: y is bf16.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
-    symbol = "_".join(["gemm_f32", *["res"] * residual, *([activation] if activation else [])])
-    parts = _Gemm(symbol, target, ACTIVATIONS[activation] if activation else None, residual)
-    return parts.k.later(parts.body)
+    symbol = symbol_of(arithmetic.name, activation, residual, rounded)
+    function = ACTIVATIONS[activation] if activation else None
+    return Kernel.deferred(
+        target.symbol(symbol),
+        lambda: _Gemm(symbol, target, function, residual, arithmetic, rounded).kernel(),
+    )
+
+
+def symbol_of(arithmetic: str, activation: str | None, residual: bool, rounded: bool) -> str:
+    """The name of a product's kernel."""
+    ends = [*["res"] * residual, *([activation] if activation else []), *["rounded"] * rounded]
+    return "_".join([f"gemm_{arithmetic}", *ends])
 
 
 class _Gemm:
     """The parts of one GEMM kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, activation: Function | None, residual: bool) -> None:
+    def __init__(
+        self,
+        symbol: str,
+        target: Target,
+        activation: Function | None,
+        residual: bool,
+        arithmetic: type[Arithmetic],
+        rounded: bool,
+    ) -> None:
         k = self.k = Builder(symbol, target)
-        self.shape = tile_of(target)
+        self.shape = tile_of(target, arithmetic)
         self.lanes = k.lanes
         self.width = panel_width(target)
-        self.line = target.caches.line_bytes // 4
+        self.line = target.caches.line_bytes // arithmetic.word_bytes  # words
         self.activation = activation
-        self.x = k.input("x")
-        self.w = k.input("w")
+        self.x = k.input("x", arithmetic.x)
+        self.w = k.input("w", arithmetic.w)
+        self.arithmetic = arithmetic(k)
         self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
-        self.y = k.output("y")
+        self.rounded = rounded
+        self.y = k.output("y", "uint16" if rounded else "float32")
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.ldx = k.size("ldx")
@@ -89,24 +143,80 @@ class _Gemm:
         self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
         self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
 
+    def kernel(self) -> Kernel:
+        return self.k.later(self.body)
+
     def body(self) -> None:
-        k, shape = self.k, self.shape
+        k, shape, group = self.k, self.shape, self.arithmetic.group
+        # Steps of K, those of whole words and all, with which panels are laid out.
+        self.steps = self.depth if group == 1 else k.let("whole_steps", k.divide(self.depth, group))
+        self.pitch = self.depth if group == 1 else k.let("all_steps", k.divide_up(self.depth, group))
         self.stage = k.stack("stage", shape.rows * self.width)
         rows = k.let("rows", self.row_end - self.row_begin)
         with k.when(rows > 0):
             tiles = k.let("tiles", k.divide_up(rows, shape.rows))
             height = k.let("height", k.divide(rows, tiles))
             taller = k.let("taller", k.remainder(rows, tiles))
-            step_lines = BLOCK * self.width // self.line
-            self.prefetches = k.let("prefetches", k.divide_up(step_lines, tiles))
-            with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:
-                self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
-                self.column = k.let("column", panel * self.width)
-                self.panel = self.w.at(panel * self.width * self.depth, "panel_start")
-                # The next panel follows this one; this tile fetches its share, a part in each k step.
-                share = k.divide(self.depth, BLOCK) * self.prefetches * self.line
-                self.ahead = self.panel.at(self.width * self.depth + t * share, "ahead")
-                self._any_height(height + k.cast(t < taller, "int64"))
+            self._plan_prefetches(tiles)
+            # Sums wait in y between two chunks, for which bf16 is too little.
+            most = most_depth(self.k.target, self.arithmetic.word_bytes)
+            deep = k.larger(k.divide_up(self.steps, most), 1)
+            chunks = 1 if self.rounded else k.let("chunks", deep)
+            with k.loop("chunk", 0, chunks) as chunk:
+                self._chunk(chunk, chunks)
+                with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:
+                    self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
+                    self.column = k.let("column", panel * self.width)
+                    self.panel = self.w.at(
+                        self._elements(self._place(panel, self.chunk_begin)), "panel_start"
+                    )
+                    # This tile fetches its share of the next panel, a part in each k step.
+                    share = k.divide(self.chunk_depth, BLOCK) * self.fetches * self.line
+                    self.ahead = self.w.at(self._elements(self._next(panel) + t * share), "ahead")
+                    self._any_height(height + k.cast(t < taller, "int64"))
+
+    def _plan_prefetches(self, tiles: Expr) -> None:
+        """How a tile fetches its part of the next panel: `each` lines in STEP steps, or `burst` in BLOCK.
+
+        Few tiles have much to fetch: a burst fills the queue of a core, and the products wait for it. Many
+        tiles have little to fetch, and bursts that are far apart cost them least.
+        """
+        k = self.k
+        few = k.let("few", tiles <= FEW_TILES)
+        self.each = k.let("each", k.select(few, k.divide_up(self._lines(STEP), tiles), 0))
+        self.burst = k.let("burst", k.divide_up(self._lines(BLOCK), tiles))
+        self.fetches = k.let("fetches", k.select(few, self.each * (BLOCK // STEP), self.burst))
+
+    def _lines(self, steps: int) -> int:
+        """Cache lines of a panel in so many steps."""
+        return -(-steps * self.width // self.line)
+
+    def _chunk(self, chunk: Expr, chunks: Expr) -> None:
+        """The chunk of K that is next: chunks of nearly one size, all but the last of whole blocks."""
+        k = self.k
+        blocks = k.let("all_blocks", k.divide(self.steps, BLOCK))
+        begin = k.let("chunk_begin", k.divide(blocks * chunk, chunks) * BLOCK)
+        end = k.let("whole_end", k.divide(blocks * (chunk + 1), chunks) * BLOCK)
+        self.starts = k.let("starts", k.equal(chunk, 0))
+        self.ends = k.let("ends", k.equal(chunk + 1, chunks))
+        self.chunk_begin = begin
+        self.chunk_end = k.let("chunk_end", k.select(self.ends, self.steps, end))
+        self.chunk_depth = k.let("chunk_depth", self.chunk_end - begin)
+
+    def _elements(self, words: Expr) -> Expr:
+        return words if self.arithmetic.group == 1 else words * self.arithmetic.group
+
+    def _place(self, panel: Expr, kk: Expr) -> Expr:
+        """Where step kk of a panel lies, in words."""
+        return (panel * self.pitch + kk) * self.width
+
+    def _next(self, panel: Expr) -> Expr:
+        """Where the words begin that are read after this panel: the next one's, of this chunk or the next.
+        After the last of all come, most often, those of the next product."""
+        k = self.k
+        follows = panel + 1 < self.panel_end
+        then = k.select(self.ends, self._place(panel + 1, 0), self._place(self.panel_begin, self.chunk_end))
+        return k.let("next", k.select(follows, self._place(panel + 1, self.chunk_begin), then))
 
     def _any_height(self, height: Expr) -> None:
         """The tile at `first` of this panel, `height` rows high; partial panels go through `stage`."""
@@ -114,16 +224,30 @@ class _Gemm:
         height = k.let("tile_height", height)
         left = k.let("left", self.columns - self.column)
         self.whole = k.let("whole", left >= self.width)
-        if self.residual is not None:
-            with k.when(left < self.width):
-                self._copy(self.residual, self.ldr, height, left, to_stage=True)
+        with k.when(left < self.width):
+            self._fill_stage(height, left)
         top = self.shape.rows
         cases = [(k.equal(height, h), lambda h=h: self._tile(h)) for h in range(top, 1, -1)]
         k.choose(cases, lambda: self._tile(1))
+        if self.arithmetic.late:
+            self._conclude(height, left)
+            return
         if self.activation is not None:
-            self._activate(height, self.activation)
+            with k.when(self.ends):
+                self._activate(height, self.activation)
         with k.when(left < self.width):
             self._copy(self.y, self.ldy, height, left, to_stage=False)
+
+    def _fill_stage(self, height: Expr, left: Expr) -> None:
+        """What the sums of a partial panel start with, besides the bias."""
+        k = self.k
+        if self.residual is not None and not self.arithmetic.late:
+            with k.when(self.starts):
+                self._copy(self.residual, self.ldr, height, left, to_stage=True)
+        if self.rounded:
+            return
+        with k.when(tirx.Not(self.starts)):
+            self._copy(self.y, self.ldy, height, left, to_stage=True)
 
     def _copy(self, matrix: Memory, pitch: Expr, rows: Expr, columns: Expr, *, to_stage: bool) -> None:
         """The valid columns of a partial tile, between a matrix and the stage."""
@@ -134,28 +258,66 @@ class _Gemm:
                 if to_stage:
                     self.stage.store(i * self.width + j, line.load(j))
                 else:
-                    line.store(j, self.stage.load(i * self.width + j))
+                    line.store(j, self._result(self.stage.load(i * self.width + j)))
 
     def _tile(self, rows: int) -> None:
         k = self.k
-        accumulators = k.tile("acc", rows, self.shape.vectors, self.lanes)
-        x_rows = [self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)]
+        spare = -rows % self.arithmetic.together
+        accumulators = k.tile("acc", rows + spare, self.shape.vectors, self.lanes, self.arithmetic.sums)
+        begin = self._elements(self.chunk_begin)
+        x_rows = [self.x.at((self.first + i) * self.ldx + begin, f"x{i}") for i in range(rows)]
         y_rows = [self.y.at((self.first + i) * self.ldy + self.column, f"y{i}") for i in range(rows)]
-        self._start(accumulators)
-        for row in y_rows:
-            for j in range(self.shape.vectors):
-                row.prefetch(j * self.lanes, write=True)
-        self._prefetch_residual(rows)
-        blocks = k.let("blocks", k.divide(self.depth, BLOCK))
+        self._start(accumulators[:rows])
+        if self.arithmetic.together > 1:
+            for register in chain(*accumulators[rows:]):
+                register.set(0)
+            self.arithmetic.turn(accumulators)
+        blocks = k.let("blocks", k.divide(self.chunk_depth, BLOCK))
+        emit = partial(self._blocks, accumulators, x_rows, y_rows, blocks)
+        counts = {-(-self._lines(STEP) // tiles): None for tiles in self._possible(rows)}
+        k.choose([(k.equal(self.each, n), partial(emit, n)) for n in counts], lambda: emit(0))
+        with k.loop("kk", blocks * BLOCK, self.chunk_depth) as kk:
+            self._multiply(accumulators, x_rows, kk)
+        if self.arithmetic.group > 1:
+            with k.when(tirx.And(self.ends, self.pitch > self.steps)):
+                self._multiply_rest(accumulators, x_rows)
+        if self.arithmetic.together > 1:
+            self.arithmetic.turn(accumulators)
+        self._finish(accumulators[:rows], y_rows)
+
+    def _possible(self, height: int) -> list[int]:
+        """Of a few tiles, how many there may be when one of them has this height."""
+        return [n for n in range(1, FEW_TILES + 1) if height >= (self.shape.rows * (n - 1) + 1) // n]
+
+    def _blocks(
+        self,
+        accumulators: list[list[Register]],
+        x_rows: list[Memory],
+        y_rows: list[Memory],
+        blocks: Expr,
+        each: int,
+    ) -> None:
+        """The whole blocks of K, and meanwhile what comes next: `each` lines in STEP steps, or a burst."""
+        k = self.k
         with k.loop("block", 0, blocks) as block:
-            with k.loop("p", 0, self.prefetches) as p:
-                self.ahead.prefetch((block * self.prefetches + p) * self.line, level=2)
+            if not each:
+                with k.loop("p", 0, self.burst) as p:
+                    self._fetch(block * self.burst + p)
+            # Not earlier: the panel would drive it out of the nearest cache before it is needed.
+            with k.when(k.equal(block + ENDING, blocks)):
+                for row in y_rows:
+                    for j in range(self.shape.vectors):
+                        row.prefetch(j * self.lanes, write=True)
+                self._prefetch_residual(len(y_rows))
             with k.loop("step", block * (BLOCK // STEP), (block + 1) * (BLOCK // STEP)) as step:
                 for offset in range(STEP):
+                    for line in range(each * offset // STEP, each * (offset + 1) // STEP):
+                        self._fetch(step * each + line)
                     self._multiply(accumulators, x_rows, step * STEP + offset)
-        with k.loop("kk", blocks * BLOCK, self.depth) as kk:
-            self._multiply(accumulators, x_rows, kk)
-        self._finish(accumulators, y_rows)
+
+    def _fetch(self, line: Expr) -> None:
+        """A line of the tile's part of what is read next, into the second-level cache."""
+        self.ahead.prefetch(self._elements(line * self.line), level=2)
 
     def _prefetch_residual(self, rows: int) -> None:
         """What the next tile starts with."""
@@ -167,57 +329,173 @@ class _Gemm:
                 line.prefetch(j * self.lanes)
 
     def _start(self, accumulators: list[list[Register]]) -> None:
-        """Bias, and the residual if there is one."""
+        """Bias, and the residual if there is one; after the first chunk, the sums so far."""
         k = self.k
-        biases = [
-            k.let(f"bias{j}", self.bias.load(self.column + j * self.lanes, self.lanes))
-            for j in range(self.shape.vectors)
-        ]
-        for row in accumulators:
-            for register, bias in zip(row, biases, strict=True):
-                register.set(bias)
-        if self.residual is None:
+        if self.rounded:
+            self._begin(accumulators)
             return
+        with k.when(self.starts):
+            self._begin(accumulators)
+        with k.otherwise():
+            self._load(accumulators, self.y, self.ldy, add=False)
+
+    def _begin(self, accumulators: list[list[Register]]) -> None:
+        k, late = self.k, self.arithmetic.late
+        places = [self.column + j * self.lanes for j in range(self.shape.vectors)]
+        initial = self.arithmetic.initial if late else self.bias.load
+        values = [k.let(f"initial{j}", initial(place, self.lanes)) for j, place in enumerate(places)]
+        for row in accumulators:
+            for register, value in zip(row, values, strict=True):
+                register.set(value)
+        if self.residual is not None and not late:
+            self._load(accumulators, self.residual, self.ldr, add=True)
+
+    def _load(self, accumulators: list[list[Register]], matrix: Memory, pitch: Expr, *, add: bool) -> None:
+        """The tile's part of a matrix into the accumulators; from the stage where the panel is partial."""
+        k = self.k
         with k.when(self.whole):
             for i, row in enumerate(accumulators):
-                line = self.residual.at((self.first + i) * self.ldr + self.column, f"r{i}")
+                line = matrix.at((self.first + i) * pitch + self.column, f"r{i}")
                 for j, register in enumerate(row):
-                    register.add(line.load(j * self.lanes, self.lanes))
+                    value = self._sum(line.load(j * self.lanes, self.lanes))
+                    register.set(register.value + value if add else value)
         with k.otherwise():
             for i, row in enumerate(accumulators):
                 for j, register in enumerate(row):
-                    register.add(self.stage.load(i * self.width + j * self.lanes, self.lanes))
+                    value = self._sum(self.stage.load(i * self.width + j * self.lanes, self.lanes))
+                    register.set(register.value + value if add else value)
+
+    def _sum(self, stored: Expr) -> Expr:
+        """A sum that was put aside among floats: integers lie there with their own bits."""
+        return self.k.bits(stored, self.arithmetic.sums) if self.arithmetic.late else stored
 
     def _multiply(self, accumulators: list[list[Register]], x_rows: list[Memory], kk: Expr) -> None:
         """One step of k: the outer product of a column of x and a row of the panel."""
-        k = self.k
-        kk = k.let("kk", kk)
-        weights = [
-            k.let(f"w{j}", self.panel.load(kk * self.width + j * self.lanes, self.lanes))
-            for j in range(self.shape.vectors)
-        ]
-        for row, x_row in zip(accumulators, x_rows, strict=True):
-            factor = k.let("factor", k.spread(x_row.load(kk), self.lanes))
-            for register, weight in zip(row, weights, strict=True):
-                register.add(factor * weight)
+        kk = self.k.let("kk", kk)
+        self._products(accumulators, x_rows, kk, lambda row: self._factor(row, kk))
+
+    def _factor(self, row: Memory, kk: Expr) -> Expr:
+        return self.arithmetic.factor(row, self._elements(kk), self.lanes)
+
+    def _multiply_rest(self, accumulators: list[list[Register]], x_rows: list[Memory]) -> None:
+        """The last step, of which x has only a part."""
+        k, group = self.k, self.arithmetic.group
+        place, count = self.chunk_depth * group, k.let("rest", self.depth - self.steps * group)
+        self._products(
+            accumulators,
+            x_rows,
+            self.chunk_depth,
+            lambda row: self.arithmetic.rest(row, place, count, self.lanes),
+        )
+
+    def _products(
+        self,
+        accumulators: list[list[Register]],
+        x_rows: list[Memory],
+        kk: Expr,
+        factor_of: Callable[[Memory], Expr],
+    ) -> None:
+        places = [self._elements(kk * self.width + j * self.lanes) for j in range(self.shape.vectors)]
+        weights = [self.arithmetic.weights(self.panel, place, self.lanes) for place in places]
+        self.arithmetic.accumulate(accumulators, map(factor_of, x_rows), weights)
+
+    def _value(self, register: Register, i: int, j: int) -> Expr:
+        if self.arithmetic.late:
+            return self.k.bits(register.value, "float32")
+        return self.arithmetic.value(register.value, self.first + i, self.column + j * self.lanes)
+
+    def _result(self, value: Expr) -> Expr:
+        """A finished value as y has it."""
+        return round_bf16(self.k, value) if self.rounded else value
 
     def _finish(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
         """Out: straight to y, or to the stage where there is more to do."""
         k = self.k
-        if self.activation is None:
-            with k.when(self.whole):
-                for row, line in zip(accumulators, y_rows, strict=True):
-                    for j, register in enumerate(row):
-                        line.store(j * self.lanes, register.value)
-            with k.otherwise():
-                self._stage(accumulators)
-        else:
+        if self.arithmetic.late:
+            self._finish_late(accumulators, y_rows)
+            return
+        through = self.whole if self.activation is None else tirx.And(self.whole, tirx.Not(self.ends))
+        with k.when(through):
+            for i, (row, line) in enumerate(zip(accumulators, y_rows, strict=True)):
+                for j, register in enumerate(row):
+                    line.store(j * self.lanes, self._result(self._value(register, i, j)))
+        with k.otherwise():
             self._stage(accumulators)
+
+    def _finish_late(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
+        """Whole panels straight from the registers, where what comes late is little code."""
+        k = self.k
+        if self.activation is not None:
+            self._stage(accumulators)
+            return
+        with k.when(tirx.And(self.whole, self.ends)):
+            for i, (row, line) in enumerate(zip(accumulators, y_rows, strict=True)):
+                extra = self._residual_line(i, "added") if self.residual is not None else None
+                for j, register in enumerate(row):
+                    place = j * self.lanes
+                    added = extra.load(place, self.lanes) if extra is not None else None
+                    line.store(place, self._concluded(register.value, i, place, added))
+        with k.otherwise():
+            self._stage(accumulators)
+
+    def _residual_line(self, i: Expr, name: str) -> Memory:
+        """Row i of the tile in the residual, from its column on."""
+        assert self.residual is not None
+        return self.residual.at((self.first + i) * self.ldr + self.column, name)
+
+    def _concluded(self, total: Expr, i: Expr, place: int, added: Expr | None) -> Expr:
+        """A finished sum in row i, `place` columns into the panel, with all that comes late."""
+        k, column = self.k, self.column + place
+        value = self.arithmetic.value(total, self.first + i, column)
+        value = k.let("value", value + self.bias.load(column, self.lanes))
+        value = value if added is None else k.let("value", value + added)
+        return value if self.activation is None else self.activation(k, value)
 
     def _stage(self, accumulators: list[list[Register]]) -> None:
         for i, row in enumerate(accumulators):
             for j, register in enumerate(row):
-                self.stage.store(i * self.width + j * self.lanes, register.value)
+                self.stage.store(i * self.width + j * self.lanes, self._value(register, i, j))
+
+    def _conclude(self, height: Expr, left: Expr) -> None:
+        """What of a tile with all that comes late was staged: one copy of this code for all heights."""
+        k = self.k
+        edge = k.stack("edge", self.width)
+        done = tirx.And(self.whole, self.ends) if self.activation is None else tirx.const(False, "bool")
+        with k.when(tirx.And(self.ends, tirx.Not(done))), k.loop("i", 0, height) as i:
+            staged = self.stage.at(i * self.width, "staged")
+            added = self._late_residual(i, left, edge)
+            values = []
+            for j, place in enumerate(range(0, self.width, self.lanes)):
+                total = self._sum(staged.load(place, self.lanes))
+                values.append(self._concluded(total, i, place, added[j].value if added else None))
+            line = self.y.at((self.first + i) * self.ldy + self.column, "line")
+            with k.when(self.whole):
+                for j, value in enumerate(values):
+                    line.store(j * self.lanes, value)
+            with k.otherwise():
+                for j, value in enumerate(values):
+                    edge.store(j * self.lanes, value)
+                with k.loop("j", 0, left) as j:
+                    line.store(j, edge.load(j))
+        with k.when(tirx.Not(self.ends)):
+            self._copy(self.y, self.ldy, height, k.smaller(left, self.width), to_stage=False)
+
+    def _late_residual(self, i: Expr, left: Expr, edge: Memory) -> list[Register]:
+        """Row i of the residual of this panel; through `edge` where the panel is partial."""
+        k = self.k
+        if self.residual is None:
+            return []
+        added = [k.register(f"added{j}", self.lanes, 0.0) for j in range(self.shape.vectors)]
+        line = self._residual_line(i, "residual_line")
+        with k.when(self.whole):
+            for j, register in enumerate(added):
+                register.set(line.load(j * self.lanes, self.lanes))
+        with k.otherwise():
+            with k.loop("j", 0, left) as j:
+                edge.store(j, line.load(j))
+            for j, register in enumerate(added):
+                register.set(edge.load(j * self.lanes, self.lanes))
+        return added
 
     def _activate(self, height: Expr, activation: Function) -> None:
         """The activation of a staged tile: one copy of its code for all heights, and little is lost by it."""
@@ -229,7 +507,7 @@ class _Gemm:
             values = [activation(k, k.let("sum", staged.load(j, self.lanes))) for j in places]
             with k.when(self.whole):
                 for j, value in enumerate(values):
-                    line.store(j * self.lanes, value)
+                    line.store(j * self.lanes, self._result(value))
             with k.otherwise():
                 for j, value in enumerate(values):
                     staged.store(j * self.lanes, value)

@@ -4,43 +4,53 @@ from __future__ import annotations
 
 from functools import partial
 
+from isthmus.errors import CompilerBug
 from isthmus.kernels.builder import Builder, Expr, Memory
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
-from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.rows import Result, ResultRow, ResultRows, by_fours, reduce_rows, result_suffix
 from isthmus.target import Target
 
 
-def kernel(target: Target, residual: bool) -> Kernel:
+def kernel(target: Target, residual: bool, result: Result = "f32") -> Kernel:
     """y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * scale + bias with s = x + residual, row by row.
 
-    `void layer_norm_f32[_res](x, [residual,] scale, bias, y, eps, n, ldx, [ldr,] ldy, row_begin, row_end)`;
-    rows are `ld*` elements apart. y may be x, or residual, with the same pitch. The mean comes first, then
-    the variance of what is left (one pass for both would cancel).
+    `void layer_norm_f32[_res][_rounded|_both](x, [residual,] scale, bias, [y,] [y_rounded,] eps, n, ldx,
+    [ldr,] [ldy,] [ldy_rounded,] row_begin, row_end)`; rows are `ld*` elements apart. y may be x, or residual,
+    with the same pitch. The mean comes first, then the variance of what is left (one pass for both would
+    cancel).
     """
-    k = Builder(f"layer_norm_f32{'_res' if residual else ''}", target)
+    if residual and result == "rounded":
+        raise CompilerBug("the sums with a residual are kept in a y of f32")
+    symbol = f"layer_norm_f32{'_res' if residual else ''}{result_suffix(result)}"
+    return Kernel.deferred(target.symbol(symbol), lambda: _kernel(symbol, target, residual, result))
+
+
+def _kernel(symbol: str, target: Target, residual: bool, kind: Result) -> Kernel:
+    k = Builder(symbol, target)
     x = k.input("x")
     added = k.input("residual") if residual else None
-    scale, bias, y, eps, n = k.input("scale"), k.input("bias"), k.output("y"), k.scalar("eps"), k.size("n")
+    scale, bias, result = k.input("scale"), k.input("bias"), ResultRows(k, kind)
+    eps, n = k.scalar("eps"), k.size("n")
     ldx = k.size("ldx")
     ldr = k.size("ldr") if residual else None
-    ldy = k.size("ldy")
+    result.distances()
     row_begin, row_end = k.size("row_begin"), k.size("row_end")
 
     def rows_from(count_inverse: Expr, first: Expr, rows: int) -> None:
         inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
         extras = [added.at((first + i) * ldr, f"r{i}") for i in range(rows)] if added is not None else []
-        outputs = [y.at((first + i) * ldy, f"y{i}") for i in range(rows)]
+        outputs = result.rows(first, rows)
 
         def total(i: int, j: Expr, lanes: int) -> Expr:
             if not extras:
                 return inputs[i].load(j, lanes)
             value = k.let("sum", inputs[i].load(j, lanes) + extras[i].load(j, lanes))
-            outputs[i].store(j, value)
+            sources[i].store(j, value)
             return value
 
         # With a residual the sums are kept in y, where the later passes find them.
-        sources = outputs if extras else inputs
+        sources = [row.y for row in outputs if row.y is not None] if extras else inputs
         sums = reduce_rows(k, rows, n, total)
         means = [k.let(f"mean{i}", s * count_inverse) for i, s in enumerate(sums)]
 
@@ -62,7 +72,7 @@ def kernel(target: Target, residual: bool) -> Kernel:
 def _normalize(
     k: Builder,
     sources: list[Memory],
-    outputs: list[Memory],
+    outputs: list[ResultRow],
     means: list[Expr],
     factors: list[Expr],
     scale: Memory,

@@ -15,7 +15,7 @@ an operand when both have the same strides and `y` is not reduced.
 
 from __future__ import annotations
 
-from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.kernel import Declared, Kernel
 from isthmus.kernels.kernel import Parameter as CParameter
 from isthmus.kernels.loops_generate import Generator
 from isthmus.kernels.loops_nest import (
@@ -68,7 +68,8 @@ def kernel(nest: Nest, target: Target) -> Kernel:
             if isinstance(step.node, Apply):
                 check_op(step.node.op, steps[step.args[0]].dtype)
     name = symbol(nest)
-    return Kernel(name, _parameters(nest), lambda: Generator(nest, target, name).generate())
+    declare = lambda: Declared(_parameters(nest), lambda: Generator(nest, target, name).generate())  # noqa: E731
+    return Kernel(target.symbol(name), declare)
 
 
 def _parameters(nest: Nest) -> tuple[CParameter, ...]:

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from tvm import tirx
-
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
 from isthmus.kernels.builder import Builder, Expr, Memory, index, lanes_of
 from isthmus.kernels.loops_math import hold
 from isthmus.kernels.loops_nest import Apply, Gather, Index, Load, Nest, Parameter, Reduced, Scalar, Step
 from isthmus.kernels.loops_pointwise import apply, decode, encode, memory_type, round_to, value_type
+from isthmus.kernels.tir import tirx
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import tvm
-from tvm import tirx
-
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
 from isthmus.kernels.builder import Builder, Expr, Register, index
@@ -20,6 +17,7 @@ from isthmus.kernels.loops_emit import Arguments, Expression, Faults, Level, Pla
 from isthmus.kernels.loops_math import hold
 from isthmus.kernels.loops_nest import Fold, Gather, Nest, Parameter, Step, gather_counts, listings
 from isthmus.kernels.loops_pointwise import HALVES, accumulator_type, combine, decode, identity, memory_type
+from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
 # Vectors in flight in a reduction, when the expression is too short to keep the machine busy on its own.
@@ -45,7 +43,7 @@ class Generator:
         self.dtype = body[-1].dtype
         self.lanes = 1
 
-    def generate(self) -> tvm.tirx.PrimFunc:
+    def generate(self) -> Expr:
         """The function, complete."""
         k, arguments = self.k, self.arguments
         work = arguments.begin < arguments.end

@@ -11,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tvm import tirx
-
 from isthmus.kernels.builder import Builder, Expr, dtype_of, element_type, lanes_of
 from isthmus.kernels.math import absolute, floor, sqrt
+from isthmus.kernels.tir import tirx
 
 # Adding 1.5 * 2^52 leaves round-to-nearest(x) in the low bits of the mantissa, for |x| < 2^51.
 ROUND = 6755399441055744.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias, get_args
 
 from isthmus.errors import CompilerBug
@@ -88,7 +89,7 @@ class Operand:
     inner: Inner
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Nest:
     """output[kept loops] = finish(fold over the reduced loops of body).
 
@@ -104,6 +105,13 @@ class Nest:
     body: Node
     fold: Fold | None = None
     finish: Node | None = None
+
+    @cached_property
+    def steps(self) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        """The steps of the body and of `finish` (none when there is no `finish`)."""
+        body = listing(self, self.body)
+        finish = () if self.finish is None else listing(self, self.finish, body[-1].dtype)
+        return body, finish
 
     @property
     def innermost_kept(self) -> bool:
@@ -198,9 +206,7 @@ def _dtype(nest: Nest, node: Node, reduced: DType | None) -> DType:
 
 def listings(nest: Nest) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
     """The steps of the body and of `finish` (none when there is no `finish`)."""
-    body = listing(nest, nest.body)
-    finish = () if nest.finish is None else listing(nest, nest.finish, body[-1].dtype)
-    return body, finish
+    return nest.steps
 
 
 def gather_counts(nest: Nest) -> tuple[int, ...]:

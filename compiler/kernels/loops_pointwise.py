@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
-from tvm import tirx
-
 from isthmus.errors import Code, CompilerBug, ModelError, Problem
 from isthmus.ir.types import DType
 from isthmus.kernels import loops_math
 from isthmus.kernels import math as kmath
 from isthmus.kernels.builder import Builder, Expr, dtype_of, element_type, lanes_of
 from isthmus.kernels.loops_math import hold
+from isthmus.kernels.tir import tirx
 
 HALVES = (DType.F16, DType.BF16)
 
@@ -245,27 +244,28 @@ FLOAT: Mapping[str, Function] = {
 # Integers
 
 
-def _wrapping(node: Function) -> Function:
+def _wrapping(name: str) -> Function:
     """Arithmetic that wraps: in twice the bits, of which the lower half is kept.
 
     TVM tells LLVM that 32- and 64-bit arithmetic, unsigned too, never overflows; LLVM narrows this back.
     """
 
     def function(k: Builder, a: Expr, b: Expr) -> Expr:
+        node = getattr(tirx, name)
         kind, bits = element_type(dtype_of(a)), int(a.ty.dtype.bits)
         if bits < 32:
             return node(a, b)
         # Only products need the one bit more that an unsigned type has, and only differences the sign.
-        unsigned = kind.startswith("u") and node is tirx.Mul
+        unsigned = kind.startswith("u") and name == "Mul"
         wide = f"{'uint' if unsigned else 'int'}{2 * bits}"
         return k.cast(node(k.cast(a, wide), k.cast(b, wide)), kind)
 
     return function
 
 
-wrapping_add = _wrapping(tirx.Add)
-wrapping_sub = _wrapping(tirx.Sub)
-wrapping_mul = _wrapping(tirx.Mul)
+wrapping_add = _wrapping("Add")
+wrapping_sub = _wrapping("Sub")
+wrapping_mul = _wrapping("Mul")
 
 
 def _is_signed(x: Expr) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tvm import tirx
+from isthmus.kernels.tir import tirx
 
 if TYPE_CHECKING:
     from isthmus.kernels.builder import Builder
@@ -57,6 +57,15 @@ class Memory:
         """The same memory counted from element `offset`, which is computed here and once."""
         return Memory(self.builder, self.buffer, self.dtype, self.builder.let(name, self._place(offset)))
 
+    def reread(self, dtype: str) -> Memory:
+        """The same memory from its very beginning, as elements of another type."""
+        shape = self.buffer.shape
+        buffer = tirx.decl_buffer(
+            shape, dtype, name=f"{self.buffer.name}_{dtype}", data=self.buffer.data, layout=None
+        )
+        self.builder.emit(tirx.DeclBuffer(buffer, data=self.buffer.data))
+        return Memory(self.builder, buffer, dtype)
+
     def load(self, i: Value, lanes: int = 1) -> Expr:
         """`lanes` consecutive elements from `i`."""
         place = self._place(i)
@@ -73,9 +82,13 @@ class Memory:
             place = tirx.Ramp(place, index(1), wanted)
         self.builder.emit(tirx.BufferStore(self.buffer, value, [place]))
 
+    def address(self, i: Value) -> Expr:
+        """The address of element `i`, for intrinsics."""
+        return tirx.address_of(tirx.BufferLoad(self.buffer, [self._place(i)]))
+
     def prefetch(self, i: Value, *, write: bool = False, level: int = 1) -> None:
         """Ask for the cache line of element `i`, into level 1 (nearest) to 3. Any address is allowed."""
-        address = tirx.address_of(tirx.BufferLoad(self.buffer, [self._place(i)]))
+        address = self.address(i)
         hints = (1 if write else 0, 4 - level, 1)
         self.builder.intrinsic_statement("llvm.prefetch", address, *(tirx.const(h, "int32") for h in hints))
 

@@ -8,6 +8,8 @@ from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.panels import copy_panel, gather_panel, transpose_panel
 from isthmus.target import Target
 
+SYMBOL = "pack_panels_f32"
+
 
 def kernel(target: Target) -> Kernel:
     """The panels [panel_begin, panel_end) of b[k, n], as `gemm.pack` makes them, from any strides.
@@ -15,7 +17,11 @@ def kernel(target: Target) -> Kernel:
     `void pack_panels_f32(b, panels, k, n, stride_k, stride_n, panel_begin, panel_end)`. Fast where either
     stride is 1 (a matrix as it is, or transposed).
     """
-    k = Builder("pack_panels_f32", target)
+    return Kernel.deferred(target.symbol(SYMBOL), lambda: _kernel(target))
+
+
+def _kernel(target: Target) -> Kernel:
+    k = Builder(SYMBOL, target)
     width = panel_width(target)
     b, panels = k.input("b"), k.output("panels")
     depth, columns = k.size("k"), k.size("n")

@@ -7,24 +7,32 @@ from functools import partial
 from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
-from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.rows import Result, ResultRows, by_fours, reduce_rows, result_suffix
 from isthmus.target import Target
 
+SYMBOL = "rms_norm_f32"
 
-def kernel(target: Target) -> Kernel:
+
+def kernel(target: Target, result: Result = "f32") -> Kernel:
     """y = x / sqrt(mean(x^2) + eps) * scale, row by row.
 
-    `void rms_norm_f32(x, scale, y, eps, n, ldx, ldy, row_begin, row_end)`; rows are `ld*` elements apart.
-    y may be x, with the same pitch.
+    `void rms_norm_f32[_rounded|_both](x, scale, [y,] [y_rounded,] eps, n, ldx, [ldy,] [ldy_rounded,]
+    row_begin, row_end)`; rows are `ld*` elements apart. y may be x, with the same pitch.
     """
-    k = Builder("rms_norm_f32", target)
-    x, scale, y = k.input("x"), k.input("scale"), k.output("y")
-    eps, n, ldx, ldy = k.scalar("eps"), k.size("n"), k.size("ldx"), k.size("ldy")
+    symbol = SYMBOL + result_suffix(result)
+    return Kernel.deferred(target.symbol(symbol), lambda: _kernel(symbol, target, result))
+
+
+def _kernel(symbol: str, target: Target, kind: Result) -> Kernel:
+    k = Builder(symbol, target)
+    x, scale, result = k.input("x"), k.input("scale"), ResultRows(k, kind)
+    eps, n, ldx = k.scalar("eps"), k.size("n"), k.size("ldx")
+    result.distances()
     row_begin, row_end = k.size("row_begin"), k.size("row_end")
 
     def rows_from(count_inverse: Expr, first: Expr, rows: int) -> None:
         inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
-        outputs = [y.at((first + i) * ldy, f"y{i}") for i in range(rows)]
+        outputs = result.rows(first, rows)
 
         def square(i: int, j: Expr, lanes: int) -> Expr:
             value = k.let("value", inputs[i].load(j, lanes))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-from tvm import tirx
-
 from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import exp_negative
 from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.tir import tirx
 from isthmus.target import Target
+
+SYMBOL = "softmax_f32"
 
 
 def kernel(target: Target) -> Kernel:
@@ -19,7 +20,11 @@ def kernel(target: Target) -> Kernel:
     `void softmax_f32(x, y, n, ldx, ldy, row_begin, row_end)`; rows are `ld*` elements apart; y may be x with
     the same pitch.
     """
-    k = Builder("softmax_f32", target)
+    return Kernel.deferred(target.symbol(SYMBOL), lambda: _kernel(target))
+
+
+def _kernel(target: Target) -> Kernel:
+    k = Builder(SYMBOL, target)
     x, y, n = k.input("x"), k.output("y"), k.size("n")
     ldx, ldy = k.size("ldx"), k.size("ldy")
     row_begin, row_end = k.size("row_begin"), k.size("row_end")

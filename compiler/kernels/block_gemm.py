@@ -1,0 +1,343 @@
+"""Products of f32 rows with weights of few bits, which become floats as they are read.
+
+Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 bits, signed. Blocks of rows of
+the matrix have a scale for each column. One row reads every word once, in order: as fast as memory gives
+them; where there are instructions for products of bytes, without floats (`block_row`). More rows share what
+it takes to make floats of them.
+"""
+
+from __future__ import annotations
+
+from isthmus.errors import CompilerBug
+from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products_of
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
+from isthmus.kernels.gemm import panel_width, tile_of
+from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.tir import tirx
+from isthmus.target import Target
+
+WORD = 32
+BYTES = WORD // 8
+# Bytes ahead of the words in use that are fetched.
+AHEAD = 16384
+# The same where one row is multiplied as bytes, by bits of a weight: measured. Words of 8 bits are done with
+# so fast that what is far ahead only gets in the way of what is next.
+AHEAD_OF_BYTES = {4: 8192, 8: 1024}
+# Half a word, in bits, and the number at which a float's lowest digit is worth 1.
+HALF = 16
+UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
+
+
+# What scales are stored in.
+SCALES = ("float32", "float16")
+
+
+def kernel(target: Target, bits: int, scales: str = "float32", floats: bool = False) -> Kernel:
+    """y[i, j] = bias[j] + sum_k x[i, k] (q[k, j] scale[k / block, j]) for a range of rows and of panels.
+
+    `void gemm_q<bits>[_f16](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin, row_end,
+    panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. w is `Nibbles`
+    or, in 8 bits, `Interleaved` by 4; scale [k / block, n] is `Panels` of `scales`, of which those in f16
+    are normal numbers or zero; bias is padded to whole panels. scratch is there where
+    `block_row.scratch_floats` is not 0. `floats`, called `gemm_e2m1`: the codes of floats of 4 bits
+    (`SmallFloats`).
+    """
+    if bits not in (4, 8) or scales not in SCALES:
+        raise CompilerBug(f"no product of weights of {bits} bits with scales in {scales}; there is 4 and 8")
+    if floats and bits != 4:
+        raise CompilerBug(f"no product of weights that are floats of {bits} bits")
+    symbol = ("gemm_e2m1" if floats else f"gemm_q{bits}") + ("_f16" if scales == "float16" else "")
+    return Kernel.deferred(
+        target.symbol(symbol), lambda: _BlockGemm(symbol, target, bits, scales, floats).kernel()
+    )
+
+
+class _BlockGemm:
+    """The parts of one kernel while it is written."""
+
+    def __init__(self, symbol: str, target: Target, bits: int, scales: str, floats: bool) -> None:
+        k = self.k = Builder(symbol, target)
+        self.bits, self.each = bits, WORD // bits
+        self.shape, self.width = tile_of(target), panel_width(target)
+        self.floats = floats
+        self.halves = scales == "float16"
+        self.x, self.w = k.input("x"), k.input("w", "int8")
+        self.scale = k.input("scale", "int16" if self.halves else "float32")
+        self.bias, self.y = k.input("bias"), k.output("y")
+        self.products = products_of(target)
+        self.scratch = None if self.products is None else k.output("scratch")
+        self.depth, self.columns, self.shift = k.size("k"), k.size("n"), k.size("shift")
+        self.ldx, self.ldy = k.size("ldx"), k.size("ldy")
+        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
+        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
+
+    def kernel(self) -> Kernel:
+        return self.k.later(self.body)
+
+    def body(self) -> None:
+        k = self.k
+        self.stage = k.stack("stage", self.shape.rows * self.width)
+        self.words = k.let("words", k.divide(self.depth, self.each))
+        self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
+        rows = k.let("rows", k.larger(self.row_end - self.row_begin, 0))
+        if self.products is None or self.scratch is None or self.floats:
+            self._in_floats(rows)
+            return
+        digits = k.register("digits", 1, 0, "int32")
+        block = tirx.shift_left(index(1), self.shift)
+        chunk = k.let("chunk", k.smaller(block, CHUNK))
+        row = RowOfDigits(k, self.products, self.scratch, self.depth, chunk)
+        with k.when(k.equal(rows, 1)):
+            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order()))
+        with k.when(k.equal(digits.value, 1)):
+            self._in_digits(row)
+        with k.otherwise():
+            self._in_floats(rows)
+
+    def _order(self) -> list[int]:
+        """How neighbours of a row lie as bytes: in 4 bits, those that are low in their bytes come first."""
+        return list(range(STEP)) if self.bits == 8 else [*range(0, STEP, 2), *range(1, STEP, 2)]
+
+    def _in_digits(self, row: RowOfDigits) -> None:
+        """One row, all vectors of a panel at once: digits are spread once for all of them."""
+        k, lanes, vectors = self.k, self.k.lanes, self.shape.vectors
+        sums = [k.register(f"sum{j}", lanes) for j in range(vectors)]
+        totals = [
+            [k.register(f"total{d}_{j}", lanes, dtype="int32") for j in range(vectors)] for d in range(DIGITS)
+        ]
+        with k.loop("panel", self.panel_begin, self.panel_end) as panel:
+            self._at(panel)
+            for j, total in enumerate(sums):
+                total.set(self.bias.load(self.column + j * lanes, lanes))
+            whole = tirx.And(k.equal(row.chunk, CHUNK), k.equal(k.remainder(self.depth, CHUNK), 0))
+            with k.when(whole), k.loop("chunk", 0, row.chunks) as chunk:
+                row.start(totals, chunk, self._zero())
+                first = k.let("first_word", chunk * (CHUNK // self.each))
+                for word in range(CHUNK // self.each):
+                    self._fetch_line(first + word)
+                    self._products(row, totals, first + word)
+                self._end_chunk(row, sums, totals, chunk)
+            with k.otherwise(), k.loop("chunk", 0, row.chunks) as chunk:
+                row.start(totals, chunk, self._zero())
+                line = k.let("line", k.divide(row.chunk, self.each))
+                end = k.let("end_word", k.smaller((chunk + 1) * line, self.words))
+                with k.loop("word", chunk * line, end) as word:
+                    self._products(row, totals, word)
+                self._end_chunk(row, sums, totals, chunk)
+            self.first = self.row_begin
+            self._finish([sums])
+
+    def _end_chunk(
+        self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]], chunk: Expr
+    ) -> None:
+        k, lanes = self.k, self.k.lanes
+        block = k.let("block", tirx.shift_right(chunk * row.chunk, self.shift))
+        for j, total in enumerate(sums):
+            scale = self._scale(block * self.width + j * lanes)
+            total.add(row.value([by_digit[j] for by_digit in totals], chunk) * scale)
+
+    def _fetch_line(self, word: Expr) -> None:
+        """Ask for what lies ahead of one word of each column."""
+        ahead = AHEAD_OF_BYTES[self.bits]
+        for place in range(0, self.width * BYTES, self.k.target.caches.line_bytes):
+            self.panel.prefetch(word * (self.width * BYTES) + place + ahead, level=2)
+
+    def _zero(self) -> int:
+        """What is stored for the number 0: the instruction wants weights from 0 on, or signed ones."""
+        signed = self.products is not None and not self.products.unsigned
+        return 0 if signed and self.bits == 8 else 1 << self.bits - 1
+
+    def _products(self, row: RowOfDigits, totals: list[list[Register]], word: Expr) -> None:
+        lanes = self.k.lanes
+        factors = row.words(word * self.each, self.each)
+        for j in range(self.shape.vectors):
+            parts = self._bytes((word * self.width + j * lanes) * BYTES)
+            for by_digit, words in zip(totals, factors, strict=True):
+                for part, factor in zip(parts, words, strict=True):
+                    row.add(by_digit[j], factor, part)
+
+    def _bytes(self, place: Expr) -> list[Expr]:
+        """The words from byte `place` on as bytes above `_zero`; in 4 bits even ones, and odd ones."""
+        k, count = self.k, BYTES * self.k.lanes
+        stored = self.panel.load(place, count)
+        words = tirx.reinterpret(vector_type("uint32", self.k.lanes), stored)
+        if self._zero():
+            sign = k.constant(0x88888888 if self.bits == 4 else 0x80808080, words)
+            words = k.let("words", tirx.bitwise_xor(words, sign))
+        if self.bits == 8:
+            return [k.let("w", tirx.reinterpret(vector_type("int8", count), words))]
+        mask = k.constant(0x0F0F0F0F, words)
+        odd = tirx.shift_right(words, k.constant(4, words))
+        parts = [tirx.bitwise_and(words, mask), tirx.bitwise_and(odd, mask)]
+        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in parts]
+
+    def _scale(self, place: Expr) -> Expr:
+        """The scales of neighbouring columns from `place` on, as f32."""
+        k, lanes = self.k, self.k.lanes
+        if not self.halves:
+            return k.let("scale", self.scales.load(place, lanes))
+        # Sign, exponent and mantissa where a float has them; what the exponent is short of, a product adds.
+        wide = k.cast(self.scales.load(place, lanes), "int32")
+        moved = tirx.shift_left(wide, k.constant(13, wide))
+        kept = tirx.bitwise_and(moved, k.constant(-0x70002000, moved))
+        return k.let("scale", k.bits(kept, "float32") * 2.0**112)
+
+    def _at(self, panel: Expr) -> None:
+        """What is read and written for `panel`."""
+        k = self.k
+        self.column = k.let("column", panel * self.width)
+        self.panel = self.w.at(panel * self.words * (self.width * BYTES), "panel_start")
+        self.scales = self.scale.at(panel * self.blocks * self.width, "scales_start")
+
+    def _in_floats(self, rows: Expr) -> None:
+        k, shape = self.k, self.shape
+        tiles = k.let("tiles", k.divide_up(rows, shape.rows))
+        height = k.let("height", k.divide(rows, k.larger(tiles, 1)))
+        taller = k.let("taller", rows - height * tiles)
+        with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:
+            self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
+            self._at(panel)
+            tall = k.let("tile_height", height + k.cast(t < taller, "int64"))
+            cases = [(k.equal(tall, h), lambda h=h: self._tile(h)) for h in range(shape.rows, 1, -1)]
+            k.choose(cases, lambda: self._tile(1))
+
+    def _tile(self, rows: int) -> None:
+        k, lanes = self.k, self.k.lanes
+        sums = k.tile("sum", rows, self.shape.vectors, lanes)
+        for j in range(self.shape.vectors):
+            bias = k.let("bias", self.bias.load(self.column + j * lanes, lanes))
+            for row in sums:
+                row[j].set(bias)
+        x_rows = [self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)]
+        if rows == 1 and self.k.lanes > 1 and not self.floats:
+            self._by_blocks(sums[0], x_rows[0])
+        else:
+            self._by_words(sums, x_rows)
+        self._finish(sums)
+
+    def _by_words(self, sums: list[list[Register]], x_rows: list[Memory]) -> None:
+        """Several rows share numbers that are scaled once."""
+        k, lanes = self.k, self.k.lanes
+        with k.loop("word", 0, self.words) as word:
+            block = k.let("block", tirx.shift_right(word * self.each, self.shift))
+            self._fetch(word, word + 1)
+            for j in range(self.shape.vectors):
+                scale = self._scale(block * self.width + j * lanes)
+                numbers = self._numbers((word * self.width + j * lanes) * BYTES)
+                for i, number in enumerate(numbers):
+                    weight = k.let("weight", k.cast(number, "float32") * scale)
+                    for row, x_row in zip(sums, x_rows, strict=True):
+                        row[j].add(self._factor(x_row, word, i) * weight)
+
+    def _by_blocks(self, sums: list[Register], x_row: Memory) -> None:
+        """One row: numbers become the lowest digits of a float where they stand in a word, and what is above
+        is taken away. Those of one place share a sum; what places differ by, and the scale, is left to the
+        end of a block."""
+        k, lanes = self.k, self.k.lanes
+        places = sorted({place % HALF for place in self._places()})
+        parts = {place: k.register(f"part{place}", lanes) for place in places}
+        whole = k.divide(tirx.shift_left(index(1), self.shift), self.each)
+        each = k.let("block_words", k.smaller(whole, self.words))
+        with k.loop("block", 0, k.divide(self.words, each)) as block:
+            first, end = k.let("first_word", block * each), k.let("end_word", (block + 1) * each)
+            self._fetch(first, end)
+            for j, register in enumerate(sums):
+                for part in parts.values():
+                    part.set(0.0)
+                with k.loop("word", first, end) as word:
+                    self._one_word(parts, x_row, word, j)
+                total = parts[0].value
+                for place in places[1:]:
+                    total = k.let("total", total + parts[place].value * 2.0**-place)
+                register.add(total * self._scale(block * self.width + j * lanes))
+
+    def _one_word(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+        k, lanes = self.k, self.k.lanes
+        stored = self.panel.load((word * self.width + j * lanes) * BYTES, BYTES * lanes)
+        words = tirx.reinterpret(vector_type("uint32", lanes), stored)
+        # From signed numbers to those from 0 on.
+        sign = 1 << self.bits - 1
+        signs = k.constant(sum(sign << place for place in self._places()), words)
+        low = k.let("low", tirx.bitwise_xor(words, signs))
+        high = k.let("high", tirx.shift_right(low, k.constant(HALF, low)))
+        for i, place in enumerate(self._places()):
+            at = place % HALF
+            digits = tirx.bitwise_and(high if place >= HALF else low, k.constant((2 * sign - 1) << at, low))
+            above = k.bits(tirx.bitwise_or(digits, k.constant(UNIT_BITS, low)), "float32")
+            parts[at].add(self._factor(x_row, word, i) * k.let("number", above - (UNIT + float(sign << at))))
+
+    def _fetch(self, begin: Expr, end: Expr) -> None:
+        """Ask for what lies ahead of these words."""
+        line = self.k.target.caches.line_bytes
+        lines = self.width * BYTES // line
+        with self.k.loop("line", begin * lines, end * lines) as place:
+            self.panel.prefetch(place * line + AHEAD, level=2)
+
+    def _factor(self, row: Memory, word: Expr, i: int) -> Expr:
+        return self.k.spread(row.load(word * self.each + i), self.k.lanes)
+
+    def _numbers(self, place: Expr) -> list[Expr]:
+        """The numbers in the words of neighbouring columns from byte `place` on, as i32."""
+        k, lanes = self.k, self.k.lanes
+        in_byte = 8 // self.bits
+        if lanes == 1:
+            found = [k.cast(self.panel.load(place + i // in_byte), "int32") for i in range(self.each)]
+            ups = [24 + self.bits * (in_byte - 1 - i % in_byte) for i in range(self.each)]
+        else:
+            stored = self.panel.load(place, BYTES * lanes)
+            words = k.let("words", tirx.reinterpret(vector_type("int32", lanes), stored))
+            found = [words] * self.each
+            ups = [WORD - self.bits - place for place in self._places()]
+        # Up to the highest bits and down again, which spreads the sign.
+        down = WORD - self.bits
+        numbers = [self._down(self._up(number, up), down) for number, up in zip(found, ups, strict=True)]
+        return [self._of_code(number) for number in numbers] if self.floats else numbers
+
+    def _of_code(self, code: Expr) -> Expr:
+        """Twice the float of 4 bits that `code`, as i32 with its sign spread, stands for.
+
+        To the lower bits 0..7 comes what 0, 1, 2, 3, 4, 6, 8 and 12 have more: 1, 2 and 5 for the last three.
+        """
+        k = self.k
+
+        def constant(number: int) -> Expr:
+            return k.constant(number, code)
+
+        code = k.let("code", code)
+        sign = k.let("sign", tirx.shift_right(code, constant(31)))
+        size = k.let("size", tirx.bitwise_and(code, constant(7)))
+        large = tirx.shift_right(size, constant(2)) * constant(3)
+        more = k.let("more", tirx.bitwise_and(size, large))
+        both = tirx.bitwise_and(more, tirx.shift_right(more, constant(1)))
+        number = k.let("number", size + more + both + both)
+        return tirx.bitwise_xor(number, sign) - sign
+
+    def _up(self, number: Expr, bits: int) -> Expr:
+        return tirx.shift_left(number, self.k.constant(bits, number)) if bits else number
+
+    def _down(self, number: Expr, bits: int) -> Expr:
+        return tirx.shift_right(number, self.k.constant(bits, number))
+
+    def _places(self) -> list[int]:
+        """Where in a word its numbers begin, in bits."""
+        in_byte = 8 // self.bits
+        places = [8 * (i // in_byte) + self.bits * (i % in_byte) for i in range(self.each)]
+        if self.k.target.byte_order == "big":
+            places = [24 - p // 8 * 8 + p % 8 for p in places]
+        return places
+
+    def _finish(self, sums: list[list[Register]]) -> None:
+        k, lanes = self.k, self.k.lanes
+        left = k.let("left", self.columns - self.column)
+        lines = [self.y.at((self.first + i) * self.ldy + self.column, f"y{i}") for i in range(len(sums))]
+        with k.when(left >= self.width):
+            for row, line in zip(sums, lines, strict=True):
+                for j, register in enumerate(row):
+                    line.store(j * lanes, register.value)
+        with k.otherwise():
+            for i, row in enumerate(sums):
+                for j, register in enumerate(row):
+                    self.stage.store(i * self.width + j * lanes, register.value)
+            with k.loop("i", 0, len(sums)) as i, k.loop("j", 0, left) as j:
+                value = self.stage.load(i * self.width + j)
+                self.y.store((self.first + i) * self.ldy + self.column + j, value)

@@ -1,0 +1,275 @@
+"""Products of bytes: sums in i32, exact, and what becomes of them in f32.
+
+Rows of x are bytes, signed or not as the target's products take them, weights are i8. Each word holds four
+neighbours of K, or the eight that an instruction takes at once. A target says which instruction multiplies
+them (`Target.byte_products`); without one, each byte is multiplied as an i32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from isthmus.errors import CompilerBug
+from isthmus.kernels.arithmetic import Arithmetic
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, vector_type
+from isthmus.kernels.tir import tirx
+from isthmus.target import BYTES_IN_WORD, ByteProducts, Target
+
+GROUP = BYTES_IN_WORD
+
+
+class Bytes(Arithmetic):
+    """Parameters after w: `offset` (i32), what the sums of each column start with; `x_scale`, whose numbers
+    are `lds` apart (0: one for all rows); `w_scale` for each column. Columns are padded to whole panels.
+    """
+
+    name = "i8"
+    x = w = "int8"
+    sums = "int32"
+    group = GROUP
+    late = True
+
+    def __init__(self, k: Builder) -> None:
+        super().__init__(k)
+        self.offset = k.input("offset", "int32")
+        self.x_scale = k.input("x_scale")
+        self.lds = k.size("lds")
+        self.w_scale = k.input("w_scale")
+
+    def initial(self, column: Expr, lanes: int) -> Expr:
+        return self.offset.load(column, lanes)
+
+    def value(self, total: Expr, row: Expr, column: Expr) -> Expr:
+        k = self.k
+        lanes = int(total.ty.dtype.lanes)
+        scale = k.spread(self.x_scale.load(row * self.lds), lanes) * self.w_scale.load(column, lanes)
+        # On every chip the same bits: a product that is rounded before something is added.
+        return k.rounded("scaled", k.cast(total, "float32") * scale)
+
+    def places(self, stored: Memory, place: Expr) -> Expr:
+        k = self.k
+        if k.lanes > 1 and k.target.byte_order == "little":
+            return tirx.reinterpret("uint32", stored.load(place, GROUP))
+        word: Expr | None = None
+        for i in range(GROUP):
+            byte = k.cast(k.bits(stored.load(place + i), "uint8"), "uint32")
+            part = tirx.shift_left(byte, k.constant(8 * i, byte)) if i else byte
+            word = part if word is None else tirx.bitwise_or(word, part)
+        return word
+
+    def _bytes_of_rest(self, row: Memory, place: Expr, count: Expr) -> list[Expr]:
+        """The bytes of the last word as integers of its size, of which `count` are there."""
+        k, whole = self.k, f"int{8 * self.group}"
+        found = []
+        for i in range(self.group):
+            byte = k.cast(row.load(place + k.smaller(count - 1, i)), whole)
+            found.append(k.let(f"byte{i}", k.select(tirx.IntImm("int64", i) < count, byte, 0)))
+        return found
+
+
+class Single(Bytes):
+    """Each byte is widened to i32 and multiplied: right on every chip."""
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        k = self.k
+        if lanes == 1:
+            return [k.let(f"w{i}", k.cast(panel.load(place + i), "int32")) for i in range(GROUP)]
+        word = k.let("word", tirx.reinterpret(vector_type("int32", lanes), panel.load(place, GROUP * lanes)))
+        shifts = [24 - 8 * i for i in range(GROUP)]
+        if k.target.byte_order == "big":
+            shifts.reverse()
+        top, found = k.constant(24, word), []
+        for i, shift in enumerate(shifts):
+            moved = tirx.shift_left(word, k.constant(shift, word)) if shift else word
+            found.append(k.let(f"w{i}", tirx.shift_right(moved, top)))
+        return found
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
+        return self.weights(tile, place, lanes)
+
+    def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
+        return self.factor(stored, place, lanes)
+
+    def factor(self, row: Memory, place: Expr, lanes: int) -> Any:
+        return self._spread([self.k.cast(row.load(place + i), "int32") for i in range(GROUP)], lanes)
+
+    def rest(self, row: Memory, place: Expr, count: Expr, lanes: int) -> Any:
+        return self._spread(self._bytes_of_rest(row, place, count), lanes)
+
+    def _spread(self, numbers: list[Expr], lanes: int) -> list[Expr]:
+        return [self.k.let(f"x{i}", self.k.spread(n, lanes)) for i, n in enumerate(numbers)]
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        for number, weight in zip(factor, weights, strict=True):
+            register.add(number * weight)
+
+
+class _Words(Bytes):
+    """What is multiplied by an instruction of the target: words stay together in vectors."""
+
+    def __init__(self, k: Builder) -> None:
+        super().__init__(k)
+        products = k.target.byte_products
+        if products is None or k.target.byte_order == "big":
+            raise CompilerBug(f"{k.target.name} declares no products of bytes that are known here")
+        self.products: ByteProducts = products
+
+    def _word(self, row: Memory, place: Expr) -> Expr:
+        return tirx.reinterpret("int32", row.load(place, GROUP))
+
+    def _word_of_rest(self, row: Memory, place: Expr, count: Expr) -> Expr:
+        k = self.k
+        word: Expr | None = None
+        for i, byte in enumerate(self._bytes_of_rest(row, place, count)):
+            part = tirx.shift_left(tirx.bitwise_and(byte, k.constant(255, byte)), k.constant(8 * i, byte))
+            word = part if word is None else tirx.bitwise_or(word, part)
+        return word
+
+    def factor(self, row: Memory, place: Expr, lanes: int) -> Any:
+        return self._everywhere(self._word(row, place), lanes)
+
+    def rest(self, row: Memory, place: Expr, count: Expr, lanes: int) -> Any:
+        return self._everywhere(self._word_of_rest(row, place, count), lanes)
+
+    def _everywhere(self, word: Expr, lanes: int) -> Any:
+        raise NotImplementedError
+
+
+class Quads(_Words):
+    """One instruction multiplies four neighbours and adds all of them to a sum."""
+
+    def __init__(self, k: Builder) -> None:
+        super().__init__(k)
+        self.products = self.products.of_words or self.products
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        return self.k.let("w", panel.load(place, GROUP * lanes))
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
+        words = tile.load(place, GROUP * lanes)
+        return self.k.let("x", tirx.reinterpret(vector_type("int8", GROUP * lanes), words))
+
+    def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
+        return self.factor(stored, place, lanes)
+
+    def _everywhere(self, word: Expr, lanes: int) -> Any:
+        k = self.k
+        return k.let("x", tirx.reinterpret(vector_type("int8", GROUP * lanes), k.spread(word, lanes)))
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, sums = self.k, vector_type("int32", register.lanes)
+        register.set(k.intrinsic(sums, self.products.intrinsic, register.value, factor, weights))
+
+
+class Squares(_Words):
+    """One instruction multiplies eight neighbours of two rows by those of two columns: four sums of eight.
+
+    A pair of rows has its sums in as many registers as otherwise, but each holds two columns of both rows.
+    A row without a partner is multiplied twice, and the second sums are dropped.
+    """
+
+    group = 8
+    word_bytes = 8
+    together = 2
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        size = self.group * lanes // 2
+        return [self.k.let("w", panel.load(place + half * size, size)) for half in range(2)]
+
+    def factor(self, row: Memory, place: Expr, lanes: int) -> Any:
+        return self.k.let("row", row.load(place, self.group))
+
+    def rest(self, row: Memory, place: Expr, count: Expr, lanes: int) -> Any:
+        word = self.k.let("word", self._word_of_rest(row, place, count))
+        return tirx.reinterpret(vector_type("int8", self.group), word)
+
+    def accumulate(
+        self, tile: Sequence[Sequence[Register]], factors: Iterable[Expr], weights: Sequence[Any]
+    ) -> None:
+        k, words = self.k, iter(factors)
+        for upper, lower in zip(tile[::2], tile[1::2], strict=True):
+            first = next(words)
+            both = k.let("x", k.shuffle([first, next(words, first)], range(2 * self.group)))
+            for left, right, halves in zip(upper, lower, weights, strict=True):
+                self.add(left, both, halves[0])
+                self.add(right, both, halves[1])
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, sums = self.k, vector_type("int32", register.lanes)
+        register.set(k.intrinsic(sums, self.products.intrinsic, register.value, factor, weights))
+
+    def turn(self, tile: Sequence[Sequence[Register]]) -> None:
+        k = self.k
+        for upper, lower in zip(tile[::2], tile[1::2], strict=True):
+            for one, other in zip(upper, lower, strict=True):
+                a, b = k.let("a", one.value), k.let("b", other.value)
+                one.set(k.shuffle([a, b], (0, 1, 4, 5)))
+                other.set(k.shuffle([a, b], (2, 3, 6, 7)))
+
+
+class UnsignedQuads(Quads):
+    """The same, of unsigned rows."""
+
+    x = "uint8"
+
+
+class Pairs(_Words):
+    """One instruction multiplies neighbours of 16 bits and adds the two: of even bytes, and of odd ones.
+
+    Unsigned rows less than 256 times weights of 8 bits: nothing saturates.
+    """
+
+    x = "uint8"
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        return self._signed(panel.load(place, GROUP * lanes), lanes)
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
+        return self._unsigned(tile.load(place, GROUP * lanes), lanes)
+
+    def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
+        return self._signed(self.k.spread(self._word(stored, place), lanes), lanes)
+
+    def _signed(self, words: Expr, lanes: int) -> tuple[Expr, Expr]:
+        k = self.k
+        pairs = k.let("pairs", self._pairs(words, lanes))
+        eight = k.constant(8, pairs)
+        even = tirx.shift_right(tirx.shift_left(pairs, eight), eight)
+        return k.let("even", even), k.let("odd", tirx.shift_right(pairs, eight))
+
+    def _everywhere(self, word: Expr, lanes: int) -> Any:
+        return self._unsigned(self.k.spread(word, lanes), lanes)
+
+    def _unsigned(self, words: Expr, lanes: int) -> tuple[Expr, Expr]:
+        k = self.k
+        pairs = k.let("x", self._pairs(words, lanes))
+        even = k.let("x_even", tirx.bitwise_and(pairs, k.constant(255, pairs)))
+        unsigned = tirx.reinterpret(vector_type("uint16", 2 * lanes), pairs)
+        odd = k.bits(tirx.shift_right(unsigned, k.constant(8, unsigned)), "int16")
+        return even, k.let("x_odd", odd)
+
+    def _pairs(self, words: Expr, lanes: int) -> Expr:
+        return tirx.reinterpret(vector_type("int16", 2 * lanes), words)
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, sums = self.k, vector_type("int32", register.lanes)
+        for x, w in zip(factor, weights, strict=True):
+            register.add(k.intrinsic(sums, self.products.intrinsic, x, w))
+
+
+def arithmetic_of(target: Target) -> type[Bytes]:
+    """How `target` multiplies bytes in panels."""
+    products = target.byte_products
+    return Squares if products is not None and products.neighbours == 8 else words_of(target)
+
+
+def words_of(target: Target) -> type[Bytes]:
+    """How `target` multiplies single words of four bytes."""
+    products = target.byte_products
+    if products is not None and products.neighbours == 2:
+        return Pairs
+    words = None if products is None else products.of_words
+    if words is None:
+        return Single
+    return UnsignedQuads if words.unsigned else Quads

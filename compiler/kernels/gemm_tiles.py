@@ -1,0 +1,208 @@
+"""Matrix product in tile registers: 2 x 2 tiles of sums, their ends made from a stage in the nearest cache.
+
+Rows are cut into tiles of one height, so that the tiles are set up once; the last one may begin within the
+one before, and then what both have is written once. x is read where it lies, the weights from `Interleaved`
+panels two tiles wide. Bias, residual, activation and rounding come when the sums are in the stage. A K that
+is no whole number of lines goes through copies that end in zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from isthmus.kernels import gemm
+from isthmus.kernels.arithmetic import round_bf16, rounded_pair
+from isthmus.kernels.builder import Builder, Expr, Memory, Value
+from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.math import ACTIVATIONS, Function
+from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS
+from isthmus.kernels.tiles import LINE, ROWS, WORDS, TileUnit
+from isthmus.target import TILE_COLUMNS, Target
+
+SUMS = ((0, 1), (2, 3))  # tiles of sums by tile of a and tile of b
+A, B = (4, 5), (6, 7)
+PAIR = 2
+# Elements of K in a step: a line of each row.
+GROUP = 2
+STEP = WORDS * GROUP
+
+
+def kernel(target: Target, activation: str | None, residual: bool, rounded: bool) -> Kernel:
+    """`gemm.kernel` for x and w of bf16, with the same parameters."""
+    symbol = gemm.symbol_of("bf16", activation, residual, rounded)
+    functions = ROUNDED_ACTIVATIONS if rounded else ACTIVATIONS
+    function = functions[activation] if activation else None
+    return Kernel.deferred(
+        target.symbol(symbol),
+        lambda: _TileGemm(symbol, target, function, residual, rounded).kernel(),
+        tiles=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A tile of rows: the first one, and the first that no tile before has."""
+
+    first: Expr
+    fresh: Expr
+
+
+class _TileGemm:
+    def __init__(
+        self, symbol: str, target: Target, activation: Function | None, residual: bool, rounded: bool
+    ) -> None:
+        k = self.k = Builder(symbol, target)
+        self.activation, self.rounded = activation, rounded
+        self.line = target.caches.line_bytes // 2
+        self.x, self.w, self.bias = k.input("x", "uint16"), k.input("w", "uint16"), k.input("bias")
+        self.residual = k.input("residual") if residual else None
+        self.y = k.output("y", "uint16" if rounded else "float32")
+        self.depth, self.columns, self.ldx = k.size("k"), k.size("n"), k.size("ldx")
+        self.ldr = k.size("ldr") if residual else None
+        self.ldy = k.size("ldy")
+        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
+        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
+
+    def kernel(self) -> Kernel:
+        return self.k.later(self.body)
+
+    def body(self) -> None:
+        k = self.k
+        self.tile = TileUnit(k, "bf16")
+        self.stage = k.stack("stage", PAIR * ROWS * TILE_COLUMNS)
+        self.x_rest = k.stack("x_rest", PAIR * ROWS * STEP, "uint16")
+        self.w_rest = k.stack("w_rest", WORDS * TILE_COLUMNS * GROUP, "uint16")
+        rows = k.let("rows", self.row_end - self.row_begin)
+        self.pitch = k.let("panel_words", k.divide_up(self.depth, GROUP))
+        self.steps = k.let("steps", k.divide(self.depth, STEP))
+        self.rest = k.let("rest", self.depth - self.steps * STEP)
+        self.panel_elements = k.let("panel_elements", self.pitch * (TILE_COLUMNS * GROUP))
+        with k.when(rows > 0):
+            tiles = k.let("tiles", k.divide_up(rows, ROWS))
+            self.height = k.let("height", k.divide_up(rows, tiles))
+            self.last = k.let("last", self.row_end - self.height)
+            self.tile.configure(dict.fromkeys((*sum(SUMS, ()), *A), self.height))
+            pairs = k.let("pairs", k.divide(tiles, PAIR))
+            lines = k.divide_up(self.panel_elements, self.line)
+            share = k.let("share", k.divide_up(lines, k.divide_up(tiles, PAIR)))
+            self.fetches = k.let("fetches", k.divide_up(share, k.larger(self.steps, 1)))
+            with k.loop("panel", self.panel_begin, self.panel_end) as panel:
+                self.column = k.let("column", panel * TILE_COLUMNS)
+                self.panel = self.w.at(panel * self.panel_elements, "panel_start")
+                self._rest_of_panel()
+                with k.loop("pair", 0, pairs) as pair:
+                    self._prefetched(share * pair)
+                    self._product([self._row(2 * pair), self._row(2 * pair + 1)])
+                with k.when(tiles > 2 * pairs):
+                    self._prefetched(share * pairs)
+                    self._product([self._row(2 * pairs)])
+            self.tile.release()
+
+    def _row(self, t: Expr) -> _Row:
+        k = self.k
+        fresh = k.let("fresh", self.row_begin + t * self.height)
+        return _Row(k.let("first", k.smaller(fresh, self.last)), fresh)
+
+    def _prefetched(self, line: Expr) -> None:
+        """Where the part of the next panel begins that is fetched meanwhile."""
+        self.ahead = self.panel.at(self.panel_elements + line * self.line, "ahead")
+
+    def _rest_of_panel(self) -> None:
+        """The last words of the panel, filled up with zeros to a whole tile."""
+        k = self.k
+        with k.when(self.rest > 0):
+            words = k.let("rest_words", (self.pitch - self.steps * WORDS) * (TILE_COLUMNS * GROUP))
+            source = self.panel.at(self.steps * (WORDS * TILE_COLUMNS * GROUP), "rest_start")
+            with k.loop("i", 0, words) as i:
+                self.w_rest.store(i, source.load(i))
+            with k.loop("i", words, WORDS * TILE_COLUMNS * GROUP) as i:
+                self.w_rest.store(i, 0)
+
+    def _product(self, rows: list[_Row]) -> None:
+        k, tile = self.k, self.tile
+        count = len(rows)
+        sources = [self.x.at(row.first * self.ldx, f"x{i}") for i, row in enumerate(rows)]
+        for line in SUMS[:count]:
+            for sums in line:
+                tile.zero(sums)
+        pitch = k.let("x_bytes", self.ldx * 2)
+        with k.loop("step", 0, self.steps) as step:
+            with k.loop("p", 0, self.fetches) as p:
+                self.ahead.prefetch((step * self.fetches + p) * self.line, level=2)
+            weights = self.panel.at(step * (WORDS * TILE_COLUMNS * GROUP), "weights")
+            self._multiply([source.at(step * STEP, "a") for source in sources], pitch, weights)
+        with k.when(self.rest > 0):
+            for i, source in enumerate(sources):
+                self._rest_of_x(i, source)
+            self._multiply([self.x_rest.at(i * ROWS * STEP) for i in range(count)], LINE, self.w_rest)
+        for i, line in enumerate(SUMS[:count]):
+            for j, sums in enumerate(line):
+                place = i * ROWS * TILE_COLUMNS + j * WORDS
+                tile.store(sums, self.stage, place, 4 * TILE_COLUMNS)
+        left = k.let("left", self.columns - self.column)
+        for i, row in enumerate(rows):
+            stage = self.stage.at(i * ROWS * TILE_COLUMNS)
+            with k.when(left >= TILE_COLUMNS):
+                self._ends(row, stage)
+            with k.otherwise():
+                self._narrow_ends(row, stage, left)
+
+    def _multiply(self, a: list[Memory], pitch: Value, b: Memory) -> None:
+        """The products of one step: each tile is loaded once."""
+        tile = self.tile
+        line = 4 * TILE_COLUMNS
+        tile.load(B[0], b, 0, line)
+        for i, source in enumerate(a):
+            tile.load(A[i], source, 0, pitch)
+            tile.multiply(SUMS[i][0], A[i], B[0])
+            if i == 0:
+                tile.load(B[1], b, WORDS * GROUP, line)
+            tile.multiply(SUMS[i][1], A[i], B[1])
+
+    def _rest_of_x(self, i: int, source: Memory) -> None:
+        """The ends of a tile's rows, filled up with zeros."""
+        k = self.k
+        with k.loop("r", 0, self.height) as r:
+            line = source.at(r * self.ldx + self.steps * STEP, "line")
+            copy = self.x_rest.at((i * ROWS + r) * STEP, "copy")
+            with k.loop("j", 0, self.rest) as j:
+                copy.store(j, line.load(j))
+            with k.loop("j", self.rest, STEP) as j:
+                copy.store(j, 0)
+
+    def _ends(self, row: _Row, stage: Memory) -> None:
+        """From sums to the result."""
+        k, lanes = self.k, self.k.lanes
+        places = range(0, TILE_COLUMNS, lanes)
+        biases = [k.let("bias", self.bias.load(self.column + j, lanes)) for j in places]
+        with k.loop("r", row.fresh - row.first, self.height) as r:
+            sums = stage.at(r * TILE_COLUMNS, "sums")
+            line = self.y.at((row.first + r) * self.ldy + self.column, "line")
+            values = [sums.load(j, lanes) + bias for j, bias in zip(places, biases, strict=True)]
+            if self.residual is not None:
+                added = self.residual.at((row.first + r) * self.ldr + self.column, "added")
+                values = [value + added.load(j, lanes) for j, value in zip(places, values, strict=True)]
+            self._put(line, [self._end(k.let("sum", value)) for value in values])
+
+    def _put(self, line: Memory, values: list[Expr]) -> None:
+        k, lanes = self.k, self.k.lanes
+        if not self.rounded:
+            for j, value in enumerate(values):
+                line.store(j * lanes, value)
+        else:
+            for j in range(0, len(values), 2):
+                line.store(j * lanes, rounded_pair(k, *values[j : j + 2]))
+
+    def _end(self, value: Expr) -> Expr:
+        return value if self.activation is None else self.activation(self.k, value)
+
+    def _narrow_ends(self, row: _Row, stage: Memory, left: Expr) -> None:
+        """The same for a panel that goes beyond the last column, one by one."""
+        k = self.k
+        with k.loop("r", row.fresh - row.first, self.height) as r, k.loop("j", 0, left) as j:
+            value = stage.load(r * TILE_COLUMNS + j) + self.bias.load(self.column + j)
+            if self.residual is not None:
+                value = value + self.residual.load((row.first + r) * self.ldr + self.column + j)
+            end = self._end(k.let("sum", value))
+            place = (row.first + r) * self.ldy + self.column + j
+            self.y.store(place, round_bf16(k, end) if self.rounded else end)
