@@ -1,18 +1,21 @@
 """Digests of files: SHA-256 of all, and for large files sums that are read at the speed of memory.
 
 A processor with SHA instructions hashes about 1.7 GB/s on one core, so a digest of 70 MB of weights would
-take longer than everything else that loading does. Loading therefore checks weights by sums, code always
-by SHA-256, and `isthmus verify` checks everything by SHA-256.
+take longer than everything else that loading does. Loading therefore checks code by SHA-256, then lets that
+code sum the weights (runtime/c/sums.c); here they are summed where no code is loaded. `isthmus verify` checks
+everything by SHA-256.
 """
 
 from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import threading
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from isthmus.bundle.manifest import File
 
@@ -71,21 +74,39 @@ def chunk_sums(chunk: memoryview | bytearray) -> bytes:
     return bytes(np.array([plain, weighted], "<u8"))
 
 
+def of_pairs(pairs: npt.NDArray[np.uint64]) -> str:
+    """The `sums` of a file whose chunks have these sums: (chunks, 2), as `chunk_sums` gives them."""
+    return hashlib.sha256(pairs.astype("<u8").tobytes()).hexdigest()
+
+
 def matches(handle: int, file: File, threads: int, thorough: bool) -> bool:
     """Are the contents of the open file `handle`, whose size is known to be right, what `file` says?
 
     Without `thorough` a file that has sums is checked by them alone, on up to `threads` threads.
     """
-    if file.bytes == 0:
-        return hashlib.sha256(b"").hexdigest() == file.sha256
+    if file.bytes <= CHUNK:  # to map it would cost more than to read it
+        return hashlib.sha256(_start_of(handle, file.bytes)).hexdigest() == file.sha256
     with mmap.mmap(handle, file.bytes, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
         if thorough or file.sums is None:
             return hashlib.sha256(view).hexdigest() == file.sha256
         return _sums(view, threads) == file.sums
 
 
+def _start_of(handle: int, size: int) -> bytes:
+    """The first `size` bytes of the open file; fewer if it has fewer."""
+    data = b""
+    while len(data) < size and (piece := os.pread(handle, size - len(data), len(data))):
+        data += piece
+    return data
+
+
+def chunks(size: int) -> int:
+    """How many chunks a file of `size` bytes has."""
+    return -(-size // CHUNK)
+
+
 def _sums(view: memoryview, threads: int) -> str:
-    count = -(-len(view) // CHUNK)
+    count = chunks(len(view))
     found = [b""] * count
     todo = iter(range(count))  # shared: `next` on it is atomic
 

@@ -67,6 +67,9 @@ class Reader:
         self.wrong(field, f"expected a number that is not negative, got {_kind(value)}")
         return 0.0
 
+    def optional_number(self, field: str) -> float | None:
+        return None if self._raw.get(field) is None else self.number(field)
+
     def choice(self, field: str, known: Sequence[str]) -> str:
         value = self.text(field)
         if value and value not in known:

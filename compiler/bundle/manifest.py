@@ -15,12 +15,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from isthmus.bundle.fields import Reader, safe_name
 from isthmus.errors import BundleError, Code, Problem
 
 NAME = "manifest.json"
 MOST_BYTES = 16 << 20  # of manifest.json; a hostile one must not fill the memory
 DTYPES = ("f32", "f64", "f16", "bf16", "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "bool")
+BYTE_ORDERS = ("little", "big")
 MOST_DIMS = 8
 _INT64_MAX = (1 << 63) - 1
 
@@ -47,6 +51,24 @@ class DimBounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Fixed:
+    """An input of the model that is a constant of the bundle; `value` is JSON: a number, true, a list."""
+
+    name: str
+    value: str
+
+    @classmethod
+    def of(cls, name: str, array: npt.NDArray[np.generic]) -> Fixed:
+        """`array` as it is written."""
+        plain = array if array.dtype.kind in "biuf" else array.astype(np.float64)
+        return cls(name, json.dumps(plain.tolist(), separators=(",", ":")))
+
+    def array(self) -> npt.NDArray[np.generic]:
+        """The value in a type of NumPy's choice."""
+        return np.asarray(json.loads(self.value))
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A function of the bundle, in the order in which the library numbers them."""
 
@@ -57,11 +79,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Chip:
-    """What the code needs: a machine of this architecture and system with these flags."""
+    """What the code needs: a machine of this architecture, system and byte order with these flags."""
 
     name: str
     arch: str
     os: str
+    byte_order: str = "little"
     cpu_flags: tuple[str, ...] = ()
 
 
@@ -80,7 +103,9 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """All of manifest.json. `files` is every file of the bundle but the manifest itself, by POSIX path."""
+    """All of manifest.json. `padding` is the input whose zeros are padding, where outputs with a row for each
+    position are 0 there (else None). `files` is every file of the bundle but the manifest itself, by POSIX
+    path."""
 
     FORMAT: ClassVar[int] = 1
 
@@ -94,6 +119,8 @@ class Manifest:
     precision: str
     pipeline: str
     tools: tuple[tuple[str, str], ...]
+    fixed: tuple[Fixed, ...] = ()
+    padding: str | None = None
     files: Mapping[str, File] = field(default_factory=lambda: MappingProxyType({}))
 
     @property
@@ -111,11 +138,13 @@ class Manifest:
                 "name": self.chip.name,
                 "arch": self.chip.arch,
                 "os": self.chip.os,
+                "byte_order": self.chip.byte_order,
                 "cpu_flags": sorted(self.chip.cpu_flags),
             },
             "library": self.library,
             "weights": self.weights,
             "dims": [{"name": d.name, "low": d.low, "high": d.high} for d in self.dims],
+            "fixed": [{"name": f.name, "value": f.value} for f in self.fixed],
             "entries": [
                 {"name": e.name, "inputs": _ports(e.inputs), "outputs": _ports(e.outputs)}
                 for e in self.entries
@@ -124,8 +153,9 @@ class Manifest:
             "pipeline": self.pipeline,
             "tools": dict(self.tools),
             "files": {path: _file(file) for path, file in self.files.items()},
+            **({} if self.padding is None else {"padding": self.padding}),
         }
-        return _canonical({**raw, "digest": _digest(raw)})
+        return _canonical({**raw, "digest": _digest(_canonical(raw))})
 
 
 def plain_name(text: str) -> str:
@@ -138,9 +168,14 @@ def _canonical(raw: Mapping[str, object]) -> str:
     return json.dumps(raw, sort_keys=True, indent=2, ensure_ascii=True) + "\n"
 
 
-def _digest(raw: Mapping[str, object]) -> str:
+def _digest(text: str) -> str:
     """Of the canonical text without the field `digest`."""
-    return hashlib.sha256(_canonical({k: v for k, v in raw.items() if k != "digest"}).encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _without_digest(text: str, digest: str) -> str:
+    """The canonical `text` without that field, which has a line of its own and is never the last one."""
+    return text.replace(f'\n  "digest": "{digest}",\n', "\n", 1)
 
 
 def _ports(ports: Iterable[Port]) -> list[dict[str, object]]:
@@ -173,7 +208,7 @@ def parse(text: str, where: Path | str = NAME) -> Manifest:
     digest = reader.digest("digest")
     manifest = _read(reader)
     reader.finish()
-    if digest != _digest(raw) or text != _canonical(raw):
+    if text != _canonical(raw) or digest != _digest(_without_digest(text, digest)):
         raise BundleError(
             Problem(
                 Code.DAMAGED_BUNDLE,
@@ -203,10 +238,18 @@ def _read(reader: Reader) -> Manifest:
     manifest = Manifest(
         name=reader.text("name"),
         model_digest=reader.text("model_digest"),
-        chip=Chip(chip.text("name"), chip.text("arch"), chip.text("os"), chip.texts("cpu_flags")),
+        chip=Chip(
+            name=chip.text("name"),
+            arch=chip.text("arch"),
+            os=chip.text("os"),
+            byte_order=chip.choice("byte_order", BYTE_ORDERS),
+            cpu_flags=chip.texts("cpu_flags"),
+        ),
         library=reader.text("library"),
         weights=reader.optional_text("weights"),
         dims=tuple(_read_dim(item) for item in reader.children("dims")),
+        fixed=tuple(_read_fixed(item) for item in reader.children("fixed")),
+        padding=reader.optional_text("padding"),
         entries=tuple(_read_entry(item) for item in reader.children("entries")),
         precision=reader.text("precision"),
         pipeline=reader.text("pipeline", least=0),
@@ -229,9 +272,13 @@ def _check_whole(manifest: Manifest, reader: Reader) -> None:
         reader.wrong("entries", "there must be at least one")
     reader.distinct("entries", [entry.name for entry in manifest.entries])
     reader.distinct("dims", [dim.name for dim in manifest.dims])
+    reader.distinct("fixed", [fixed.name for fixed in manifest.fixed])
     for entry in manifest.entries:
         reader.distinct(f"entries: {entry.name}: inputs", [port.name for port in entry.inputs])
         reader.distinct(f"entries: {entry.name}: outputs", [port.name for port in entry.outputs])
+    inputs = {port.name for entry in manifest.entries for port in entry.inputs}
+    if manifest.padding is not None and manifest.padding not in inputs:
+        reader.wrong("padding", f"{manifest.padding!r} is no input")
     # A file cannot also be the folder of another one.
     folders = {path[:cut] for path in manifest.files for cut, letter in enumerate(path) if letter == "/"}
     for path in sorted(folders & manifest.files.keys()):
@@ -251,6 +298,17 @@ def _read_file(reader: Reader) -> File:
 def _read_dim(reader: Reader) -> DimBounds:
     low = reader.integer("low", low=0, high=_INT64_MAX)
     return DimBounds(reader.text("name"), low, reader.optional_integer("high", low=low, high=_INT64_MAX))
+
+
+def _read_fixed(reader: Reader) -> Fixed:
+    fixed = Fixed(reader.text("name"), reader.text("value"))
+    try:
+        is_number = fixed.array().dtype.kind in "biuf"
+    except (ValueError, RecursionError):
+        is_number = False
+    if fixed.value and not is_number:
+        reader.wrong("value", f"{fixed.value[:40]!r} is no number, truth value or list of them")
+    return fixed
 
 
 def _read_entry(reader: Reader) -> Entry:

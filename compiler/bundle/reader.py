@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +19,7 @@ T = TypeVar("T")
 
 _ATTEMPTS = 5
 _HASH_THREADS = 8  # more only compete for the memory
+_CACHES = "__pycache__"
 _AGAIN = "compile the model again, or copy the bundle again"
 
 
@@ -76,12 +77,20 @@ def open_folder(path: Path) -> Folder:
         ) from None
 
 
-def check(folder: Folder, machine: Machine | None, verify: bool, thorough: bool = False) -> Bundle:
-    """`open_bundle` for a folder that is open already."""
+def check(
+    folder: Folder, machine: Machine | None, verify: bool, thorough: bool = False, weights: bool = True
+) -> Bundle:
+    """`open_bundle` for a folder that is open already.
+
+    Without `weights` those that have sums are left to the caller, who has the library sum them.
+    """
     found = read_manifest(folder)
     if machine is not None:
         check_machine(found, machine, folder.path)
-    problems = _check_list(folder, found.files) or _check_contents(folder, found, verify, thorough)
+    names = [path for path in found.files if verify or path == found.library]
+    if not weights and found.weights in names and found.files[found.weights].sums is not None:
+        names.remove(found.weights)
+    problems = _check_list(folder, found.files) or _check_contents(folder, found, names, thorough)
     if problems:
         raise BundleError(problems)
     return Bundle(folder.path, found)
@@ -120,7 +129,7 @@ def check_machine(found: Manifest, machine: Machine, where: Path) -> None:
                 Code.WRONG_MACHINE,
                 f"the bundle is for {found.chip.name}, and this machine {'; '.join(lacking)}",
                 str(where),
-                "compile the model with --target host on this machine",
+                "compile with --target host on this machine, or run it in an emulator: `isthmus verify`",
             )
         )
 
@@ -132,11 +141,18 @@ def missing(chip: Chip, machine: Machine) -> tuple[str, ...]:
         for wanted, has in ((chip.arch, machine.arch), (chip.os, machine.os))
         if wanted != has
     ]
+    if chip.byte_order != machine.byte_order:
+        lacking.append(f"is {machine.byte_order}-endian, not {chip.byte_order}-endian")
     # Flags have a meaning within one architecture only.
     if chip.arch == machine.arch:
         flags = sorted(set(chip.cpu_flags) - machine.cpu_flags)
         lacking += [f"lacks {', '.join(flags)}"] if flags else []
     return tuple(lacking)
+
+
+def wrong_digest(folder: Folder, path: str) -> Problem:
+    """The file at `path` is not the one that the manifest lists."""
+    return _damaged(folder.path / path, "the contents are not what was written: wrong digest")
 
 
 def _damaged(where: Path, message: str) -> Problem:
@@ -146,7 +162,8 @@ def _damaged(where: Path, message: str) -> Problem:
 def _check_list(folder: Folder, files: Mapping[str, File]) -> list[Problem]:
     """Missing files, extra files, links and other things that are no files, wrong sizes."""
     try:
-        found = dict(folder.walk())
+        # Python keeps compiled modules beside the generated package; nothing is ever read from there.
+        found = {path: status for path, status in folder.walk() if _CACHES not in path.split("/")}
     except OSError as error:
         return [_damaged(folder.path, f"cannot list the bundle: {error.strerror}")]
     found.pop(manifest.NAME, None)
@@ -166,12 +183,11 @@ def _check_list(folder: Folder, files: Mapping[str, File]) -> list[Problem]:
     return problems
 
 
-def _check_contents(folder: Folder, found: Manifest, verify: bool, thorough: bool) -> list[Problem]:
+def _check_contents(folder: Folder, found: Manifest, names: Sequence[str], thorough: bool) -> list[Problem]:
     threads = min(processors(), _HASH_THREADS)
     problems: list[Problem] = []
-    for path, file in found.files.items():
-        if not verify and path != found.library:
-            continue
+    for path in names:
+        file = found.files[path]
         try:
             handle = folder.open(path)
         except OSError as error:
@@ -181,9 +197,7 @@ def _check_contents(folder: Folder, found: Manifest, verify: bool, thorough: boo
             # The size may have changed since it was listed.
             by_sha256 = thorough or path == found.library
             if os.fstat(handle).st_size != file.bytes or not digest.matches(handle, file, threads, by_sha256):
-                problems.append(
-                    _damaged(folder.path / path, "the contents are not what was written: wrong digest")
-                )
+                problems.append(wrong_digest(folder, path))
         finally:
             os.close(handle)
     return problems

@@ -25,10 +25,14 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """|got - expected| <= absolute + relative * |expected|, element by element; NaN equals NaN."""
+    """|got - expected| <= absolute + relative * |expected|, element by element; NaN equals NaN.
+
+    Where `norm` is given, also for the length of the whole: |got - expected|_2 <= norm * |expected|_2.
+    """
 
     absolute: float
     relative: float = 0.0
+    norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,6 +60,7 @@ def dump(cases: Sequence[Case]) -> dict[str, bytes]:
                 "outputs": outputs,
                 "absolute": case.tolerance.absolute,
                 "relative": case.tolerance.relative,
+                **({} if case.tolerance.norm is None else {"norm": case.tolerance.norm}),
             }
         )
     text = json.dumps({"cases": index}, sort_keys=True, indent=2) + "\n"
@@ -66,7 +71,12 @@ def load(bundle: Bundle) -> tuple[Case, ...]:
     """The cases of a bundle (none if it has no self-test). Raises `BundleError` if they make no sense."""
     if INDEX not in bundle.manifest.files:
         return ()
-    path = bundle.file(INDEX)
+    return read({path: bundle.file(path) for path in bundle.manifest.files})
+
+
+def read(files: Mapping[str, Path]) -> tuple[Case, ...]:
+    """The cases that `dump` made these files of. Raises `BundleError` if they make no sense."""
+    path = files[INDEX]
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,15 +87,15 @@ def load(bundle: Bundle) -> tuple[Case, ...]:
     plans = [
         (
             item.text("entry"),
-            item.choice("inputs", tuple(bundle.manifest.files)),
-            item.choice("outputs", tuple(bundle.manifest.files)),
-            Tolerance(item.number("absolute"), item.number("relative")),
+            item.choice("inputs", tuple(files)),
+            item.choice("outputs", tuple(files)),
+            Tolerance(item.number("absolute"), item.number("relative"), item.optional_number("norm")),
         )
         for item in reader.children("cases")
     ]
     reader.finish()
     return tuple(
-        Case(entry, unpack(bundle.file(inputs)), unpack(bundle.file(outputs)), tolerance)
+        Case(entry, unpack(files[inputs]), unpack(files[outputs]), tolerance)
         for entry, inputs, outputs, tolerance in plans
     )
 
@@ -134,14 +144,14 @@ def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) ->
     if expected.dtype.kind != "f":
         wrong = int(np.count_nonzero(expected != got))
         return [f"output {name!r}: {wrong} of {expected.size} elements differ"] if wrong else []
-    want, have = expected.astype(np.float64), got.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # inf - inf
+    with np.errstate(invalid="ignore"):  # inf - inf, and some chips' NaN when it is widened
+        want, have = expected.astype(np.float64), got.astype(np.float64)
         distance = np.where((want == have) | (np.isnan(want) & np.isnan(have)), 0.0, np.abs(want - have))
         close = distance <= tolerance.absolute + tolerance.relative * np.abs(want)
         # Where an infinity is expected, the tolerance would be infinite too and allow anything.
         good = (distance == 0) | (np.isfinite(want) & close)
     if good.all():
-        return []
+        return _too_far(name, want, distance, tolerance.norm)
     worst = np.unravel_index(
         int(np.argmax(np.where(good, -1.0, np.nan_to_num(distance, nan=np.inf)))), want.shape
     )
@@ -150,4 +160,15 @@ def _difference(name: str, expected: Array, got: Array, tolerance: Tolerance) ->
     worst_pair = f"{have[worst]:.9g}, expected {want[worst]:.9g}"
     return [
         f"output {name!r}: {count} of {want.size} elements are too far off; worst at [{place}]: {worst_pair}"
+    ]
+
+
+def _too_far(name: str, want: Array, distance: Array, norm: float | None) -> list[str]:
+    """Whether the whole is too far off, though no element is."""
+    length = float(np.linalg.norm(want[np.isfinite(want)]))
+    far = float(np.linalg.norm(distance))
+    if norm is None or far <= norm * length:
+        return []
+    return [
+        f"output {name!r}: off by {far / length if length else np.inf:.3g} of its length, allowed {norm:.3g}"
     ]

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from isthmus.codegen import c_text
+from isthmus.codegen import c_text, timing
 from isthmus.codegen.weights_file import WeightsLayout
 from isthmus.errors import CompilerBug
-from isthmus.ir.dims import Dim, Shape, product
+from isthmus.ir.dims import Dim, Shape, product, symbol
 from isthmus.lowering.plan import (
     Arg,
     BatchStage,
     Call,
+    Counted,
     Fault,
     Number,
     Pitch,
@@ -38,13 +39,20 @@ class StageWriter:
     """Writes the body of the run function."""
 
     def __init__(
-        self, plan: Plan, target: Target, layout: WeightsLayout, dim: DimText, names: c_text.Names
+        self,
+        plan: Plan,
+        target: Target,
+        layout: WeightsLayout,
+        dim: DimText,
+        names: c_text.Names,
+        timed: bool = False,
     ) -> None:
         self.plan = plan
         self.target = target
         self.layout = layout
         self.dim = dim
         self.names = names
+        self.timed = {call: number for number, call in enumerate(plan.calls())} if timed else {}
         self.names_of: dict[Buffer, str] = {}
         self.block: Stage | None = None  # the row stage being written
 
@@ -72,7 +80,7 @@ class StageWriter:
             elif buffer.place == "output":
                 yield f"  {c} *const {name} = f->outputs[{buffer.index}];\n"
             elif buffer.place == "weight":
-                offset = self.layout.offsets[buffer.index]
+                offset = self.layout.offset(self.plan.weights[buffer.index])
                 yield f"  const {c} *const {name} = (const {c} *)(f->weights + INT64_C({offset}));\n"
             elif buffer in memory.slot_of:
                 yield f"  {c} *const {name} = ({c} *)(f->arena + f->offsets[{memory.slot_of[buffer]}]);\n"
@@ -88,7 +96,12 @@ class StageWriter:
     # Arguments
 
     def _args(self, call: Call, batch: Shape = ()) -> list[str]:
-        return [self._arg(arg, batch) for arg in call.args]
+        texts = [self._arg(arg, batch) for arg in call.args]
+        for i, arg in enumerate(call.args):
+            # Scratch is memory of floats, to C; what of it a kernel takes for something else is cast.
+            if isinstance(arg, Scratch) and (kind := call.kernel.parameters[i].ctype) != "float *":
+                texts[i] = f"({kind})({texts[i]})"
+        return texts
 
     def _arg(self, arg: Arg, batch: Shape) -> str:
         match arg:
@@ -127,6 +140,10 @@ class StageWriter:
     def _in_block(self, buffer: Buffer) -> bool:
         return self.block is not None and buffer in self.plan.memory.blocks[self.block].offsets
 
+    def _call(self, call: Call, arguments: Iterable[str]) -> str:
+        text = f"{call.kernel.symbol}({', '.join(arguments)})"
+        return timing.timed(self.timed[call], text) if self.timed else text
+
     def _describe(self, call: Call) -> str:
         loc = f"  {c_text.comment(call.value.loc)}" if call.value.loc else ""
         return f"/* {call.value.op.name} : {c_text.comment(str(call.value.t))}{loc} */"
@@ -135,21 +152,28 @@ class StageWriter:
 
     def _stage(self, number: int, stage: Stage) -> str:
         wait = "  isthmus_barrier_wait(f);\n" if number in self.plan.memory.barriers else ""
+        wait += "".join(self._count(call.counts) for call in stage.calls if call.counts is not None)
         if isinstance(stage, RowStage):
             return f"\n{wait}{self._rows(stage)}"
         if isinstance(stage, BatchStage):
             return f"\n{wait}{self._batch(stage)}"
         return f"\n{wait}{self._units(stage)}"
 
+    def _count(self, counted: Counted) -> str:
+        """The size of a dim, read from where it was counted; all threads read the same."""
+        most, found = self.dim(counted.most), f"*({self._pointer(counted.at, ())})"
+        name = self.dim(symbol(counted.name))
+        return f"  const int64_t {name} = isthmus_max(0, isthmus_min({found}, {most}));\n"
+
     def _units(self, stage: UnitStage) -> str:
         call = stage.call
-        args = ", ".join([*self._args(call), "begin", "end"])
+        text = self._call(call, [*self._args(call), "begin", "end"])
         return (
             f"  {self._describe(call)}\n  {{\n"
             f"    const int64_t units = {self.dim(call.units)};\n"
             "    const int64_t begin = isthmus_split(units, f->threads, thread);\n"
             "    const int64_t end = isthmus_split(units, f->threads, thread + 1);\n"
-            f"    if (begin < end) {call.kernel.symbol}({args});\n  }}\n"
+            f"    if (begin < end) {text};\n  }}\n"
         )
 
     def _rows(self, stage: RowStage) -> str:
@@ -172,7 +196,9 @@ class StageWriter:
             ]
             for buffer, place in space.offsets.items():
                 name = self.names_of[buffer] = self.names_of.get(buffer) or self.names.take(buffer.name)
-                lines.append(f"    float *const {name} = block + {place} * capacity;")
+                c = buffer.dtype.c
+                start = f"block + {place} * capacity"
+                lines.append(f"    {c} *const {name} = {start if c == 'float' else f'({c} *)({start})'};")
         lines += [
             "    for (int64_t b = 0; b < blocks; b++) {",
             "      const int64_t row = first + (last - first) * b / blocks;",
@@ -187,9 +213,7 @@ class StageWriter:
             if i:
                 lines.append("      if (!wide) isthmus_barrier_wait(f);")
             lines.append(f"      {self._describe(call)}")
-            lines.append(
-                f"      {call.kernel.symbol}({', '.join([*self._args(call), *self._row_range(call)])});"
-            )
+            lines.append(f"      {self._call(call, [*self._args(call), *self._row_range(call)])};")
         self.block = None
         return "\n".join([*lines, "    }", "  }"]) + "\n"
 
@@ -222,9 +246,7 @@ class StageWriter:
             ranges = ["0", self.dim(call.units)]
             if call.panels is not None:
                 ranges += ["0", self.dim(call.panels)]
-            lines.append(
-                f"      {call.kernel.symbol}({', '.join([*self._args(call, stage.extents), *ranges])});"
-            )
+            lines.append(f"      {self._call(call, [*self._args(call, stage.extents), *ranges])};")
         return "\n".join([*lines, "    }", "  }"]) + "\n"
 
 

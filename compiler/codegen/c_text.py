@@ -7,14 +7,21 @@ from collections.abc import Callable, Iterable
 
 from isthmus.ir.dims import Call, Dim, Monomial
 
-# Keywords and what the generated code itself calls things.
-_TAKEN = frozenset(
+KEYWORDS = frozenset(
     re.findall(
         r"\w+",
         """
         auto break case char const continue default do double else enum extern float for goto if inline int
         long register restrict return short signed sizeof static struct switch typedef union unsigned void
         volatile while
+        """,
+    )
+)
+# Keywords and what the generated plan itself calls things.
+_TAKEN = KEYWORDS | frozenset(
+    re.findall(
+        r"\w+",
+        """
         f thread rows wide first last blocks capacity block b row count from to units begin end items item
         scratch dims shape offsets threads
         """,
@@ -25,8 +32,8 @@ _TAKEN = frozenset(
 class Names:
     """C identifiers, each given out once: the wanted name, or that with a number."""
 
-    def __init__(self, taken: Iterable[str] = ()) -> None:
-        self._taken = {*_TAKEN, *taken}
+    def __init__(self, taken: Iterable[str] = (), reserved: Iterable[str] = _TAKEN) -> None:
+        self._taken = {*reserved, *taken}
 
     def take(self, wanted: str) -> str:
         base = re.sub(r"\W+", "_", wanted, flags=re.ASCII).strip("_") or "v"
@@ -90,14 +97,22 @@ def _call(call: Call, name_of: Callable[[str], str], saturating: bool) -> str:
 
 
 # For negative numbers C rounds towards zero, and dims round down.
-HELPERS = """\
+_FLOOR_DIVIDE = """\
 static inline int64_t floor_divide(int64_t a, int64_t b) {
   if (b == 0) return 0;
   const int64_t quotient = a / b;
   return a % b != 0 && (a < 0) != (b < 0) ? quotient - 1 : quotient;
 }
-
+"""
+_FLOOR_REMAINDER = """
 static inline int64_t floor_remainder(int64_t a, int64_t b) {
   return b == 0 ? 0 : a - floor_divide(a, b) * b;
 }
 """
+
+
+def helpers(text: str) -> str:
+    """The functions that `text` calls, and no other: compilers warn of what is not used."""
+    if "floor_remainder(" in text:
+        return _FLOOR_DIVIDE + _FLOOR_REMAINDER
+    return _FLOOR_DIVIDE if "floor_divide(" in text else ""

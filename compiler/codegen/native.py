@@ -36,12 +36,20 @@ def load(kernels: Sequence[Kernel], target: Target, folder: Path) -> dict[str, C
     for symbol, code in objects.items():
         paths.append(folder / f"{symbol}.o")
         paths[-1].write_bytes(code)
+    if target.tiles is not None and any(kernel.tiles for kernel in kernels):
+        paths.append(folder / "tiles.c")
+        asked = "const char *isthmus_tiles(void) { return isthmus_machine_check(); }\n"
+        paths[-1].write_text(target.tiles.guard + asked)
     shared = folder / "kernels.so"
     command = [sys.executable, "-m", "ziglang", "cc", "-shared", "-o", str(shared), *map(str, paths)]
     linked = subprocess.run(command, capture_output=True, text=True, check=False)
     if linked.returncode:
         raise CompilerBug(f"kernels do not link:\n{linked.stderr}")
     library = ctypes.CDLL(str(shared))
+    if paths[-1].suffix == ".c":
+        library.isthmus_tiles.restype = ctypes.c_char_p
+        if (refusal := library.isthmus_tiles()) is not None:
+            raise CompilerBug(refusal.decode())
     return {kernel.symbol: _function(library, kernel) for kernel in kernels}
 
 

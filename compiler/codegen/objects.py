@@ -1,4 +1,4 @@
-"""From kernels to ELF objects through TVM's LLVM code generator, with a cache keyed by content.
+"""From kernels to objects through TVM's LLVM code generator, or as C through the C compiler; with a cache.
 
 TIR written with `kernels.builder` is already what code generation takes (flat buffers, explicit vectors,
 int64 indices), so only the lowering of intrinsics runs before it. No packed calling convention is added:
@@ -12,14 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-import tvm
-from tvm import tirx
-from tvm.target import codegen
-
+from isthmus.codegen import toolchain
 from isthmus.codegen.cache import load, store
+from isthmus.codegen.kernel_c import kernel_c
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.tir import tirx, tvm
 from isthmus.machine import processors
 from isthmus.target import Target
 
@@ -56,11 +56,15 @@ def _compile_cached(kernel: Kernel, target: Target, cache: Path | None) -> bytes
 
 
 def _key(kernel: Kernel, target: Target) -> str:
+    if target.kernels == "c":
+        return toolchain.kernel_key(kernel_c(kernel), target.toolchain)
     parts = (str(FORMAT), tvm.__version__, repr(sorted(target.tvm.items())), kernel.func.script())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _compile(kernel: Kernel, target: Target) -> bytes:
+    if target.kernels == "c":
+        return toolchain.kernel_object(kernel_c(kernel), target.toolchain)
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         path = Path(scratch) / "kernel.o"
         _generate(kernel, target).write_to_file(str(path))
@@ -75,7 +79,7 @@ def assembly(kernel: Kernel, target: Target) -> str:
     return str(_generate(kernel, target).inspect_source("asm"))
 
 
-def _generate(kernel: Kernel, target: Target) -> tvm.runtime.Module:
+def _generate(kernel: Kernel, target: Target) -> Any:
     tvm_target = tvm.target.Target(dict(target.tvm))
     module = tirx.transform.BindTarget(tvm_target)(tvm.IRModule({kernel.symbol: kernel.func}))
-    return codegen.build_module(tirx.transform.LowerIntrin()(module), tvm_target)
+    return tvm.target.codegen.build_module(tirx.transform.LowerIntrin()(module), tvm_target)

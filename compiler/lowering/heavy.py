@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from isthmus.ir.dims import Dim, Shape, product
 from isthmus.ir.graph import Value
-from isthmus.ir.types import DType, Panels
+from isthmus.ir.sparse import Blocks
+from isthmus.ir.types import DType, Interleaved, Panels
 from isthmus.kernels import attention as attention_kernels
-from isthmus.kernels import gemm, layer_norm, loops, loops_scan, pack, rms_norm, softmax
+from isthmus.kernels import (
+    attention_tiles,
+    gemm,
+    gemm_tiles,
+    layer_norm,
+    loops,
+    pack,
+    rms_norm,
+    softmax,
+    sparse,
+)
+from isthmus.kernels.arithmetic import F32, HalfWeights, bf16_of
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.rows import Result
+from isthmus.lowering import lines, ragged
 from isthmus.lowering.expressions import NestBuilder
-from isthmus.lowering.order import lower_order
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
-from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32
+from isthmus.lowering.state import (
+    Handler,
+    Lowering,
+    inner_unit,
+    not_on_target,
+    require_f32,
+    round_up,
+    rounds_attention,
+    static_size,
+)
 from isthmus.lowering.views import Buffer, View, whole
 
 
-def _row_result(state: Lowering, value: Value, width: int) -> tuple[View, Dim | Pitch]:
+def row_result(state: Lowering, value: Value, width: int) -> tuple[View, Dim | Pitch]:
     """Memory for rows of `width`, and the distance between them: the arena's rows may lie further apart."""
     place = state.allocate(value, width=width)
     return place, Pitch(place.buffer) if place.buffer.width is not None else width
@@ -26,82 +49,157 @@ def _row_result(state: Lowering, value: Value, width: int) -> tuple[View, Dim | 
 
 def _linear(state: Lowering, value: Value) -> None:
     """One GEMM over packed weights; bias, residual and activation are applied to the tile in registers."""
-    require_f32(value, state.target)
-    x, w, bias, *residual = value.args
-    if not isinstance(w.t.encoding, Panels):
+    w = value.args[1]
+    if isinstance(w.t.encoding, Blocks):
+        _sparse_linear(state, value, w.t.encoding)
+        return
+    if not isinstance(w.t.encoding, Panels | Interleaved):
         raise not_on_target(value, state.target, "its weight is not packed")
-    (k, n), width = w.t.static_shape, w.t.encoding.width
-    activation = value.attr("activation")
-    kernel = gemm.kernel(state.target, None if activation == "none" else activation, bool(residual))
+    _call_product(state, value, _product_kernel(state, value), w.t.encoding.width)
+
+
+def _call_product(
+    state: Lowering,
+    value: Value,
+    kernel: Kernel,
+    width: int,
+    scratch: Sequence[Arg] = (),
+    more: Sequence[Arg] = (),
+) -> None:
+    """`kernel`, which makes panels of `width` columns, over the operands of a linear.
+
+    `scratch` is memory of its own, `more` are sizes it takes besides K and N.
+    """
+    x, w, bias, *residual = value.args
+    k, n = w.t.static_shape
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
-    place, ldy = _row_result(state, value, n)
-    pointers: list[Arg] = [
+    place, ldy = row_result(state, value, n)
+    args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         Pointer(state.view(w).buffer),
         Pointer(state.view(bias).buffer),
         *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
         Pointer(place.buffer, place.offset, ldy),
+        *scratch,
+        Number(k),
+        Number(n),
+        *more,
+        distance(ldx),
+        *(distance(pitch) for _, _, pitch in others),
+        distance(ldy),
     ]
-    distances = [_distance(ldx), *(_distance(pitch) for _, _, pitch in others), _distance(ldy)]
-    args = [*pointers, Number(k), Number(n), *distances]
-    panels = -(-n // width)
-    state.call(kernel, args, place.buffer, value, rows, panels=panels, row_local=True)
+    state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
     state.views[value] = place
 
 
-def _distance(pitch: Dim | Pitch) -> Arg:
+def _product_kernel(state: Lowering, value: Value) -> Kernel:
+    """The kernel of a linear, by its element types and what the target has for them."""
+    x, w, bias, *residual = value.args
+    activation = None if value.attr("activation") == "none" else value.attr("activation")
+    rounded = value.attr("rounded")
+    target = state.target
+    if x.dtype is not DType.BF16 or bias.dtype is not DType.F32:
+        require_f32(value, target, [x, bias, *residual])
+        arithmetic = HalfWeights if w.dtype is DType.F16 else F32
+        return gemm.kernel(target, activation, bool(residual), arithmetic, rounded)
+    if target.multiplies_in_tiles("bf16"):
+        return gemm_tiles.kernel(target, activation, bool(residual), rounded)
+    return gemm.kernel(target, activation, bool(residual), bf16_of(target), rounded)
+
+
+def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
+    """The same over a matrix of which only the blocks with numbers are stored."""
+    _, w, _, *residual = value.args
+    activation = value.attr("activation")
+    kernel = sparse.kernel(
+        state.target,
+        stored.outputs,
+        stored.inputs,
+        None if activation == "none" else activation,
+        bool(residual),
+    )
+    tile, sums = sparse.scratch_words(state.target, stored, w.t.static_shape[1])
+    width = sparse.group_width(state.target, stored.outputs)
+    scratch = [Scratch(tile), Scratch(sums, tile)]
+    _call_product(state, value, kernel, width, scratch, [Number(stored.window)])
+
+
+def distance(pitch: Dim | Pitch) -> Arg:
+    """The distance between rows, as an argument."""
     return pitch if isinstance(pitch, Pitch) else Number(pitch)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """Where the rows of a norm go: f32, bf16, or both, and what a call is told of that."""
+
+    kind: Result
+    places: dict[Value, View]
+    distances: list[Dim | Pitch]
+
+    @property
+    def pointers(self) -> list[Arg]:
+        pairs = zip(self.places.values(), self.distances, strict=True)
+        return [Pointer(view.buffer, view.offset, pitch) for view, pitch in pairs]
+
+    def call(self, state: Lowering, kernel: Kernel, args: list[Arg], value: Value, rows: Dim) -> None:
+        buffers = [view.buffer for view in self.places.values()]
+        copies = buffers[1] if len(buffers) > 1 else None
+        state.call(kernel, args, buffers[0], value, rows, row_local=True, copies=copies)
+        state.views.update(self.places)
+
+
+def _row_results(state: Lowering, value: Value, width: int) -> _Rows:
+    copy = state.rounded_copy(value)
+    kind: Result = "rounded" if value.attr("rounded") else "f32" if copy is None else "both"
+    places, distances = {}, []
+    for each in (value,) if copy is None else (value, copy):
+        places[each], between = row_result(state, each, width)
+        distances.append(between)
+    return _Rows(kind, places, distances)
+
+
 def _layer_norm(state: Lowering, value: Value) -> None:
-    require_f32(value, state.target)
+    require_f32(value, state.target, result=not value.attr("rounded"))
     x, scale, bias, *residual = value.args
-    width = _static(value, state, value.shape[-1])
+    width = static_size(value, state, value.shape[-1])
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
     gains = [state.contiguous(v) for v in (scale, bias)]
-    place, ldy = _row_result(state, value, width)
+    results = _row_results(state, value, width)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
         *(Pointer(view.buffer, view.offset) for view in gains),
-        Pointer(place.buffer, place.offset, ldy),
+        *results.pointers,
         Real(value.attr("epsilon")),
         Number(width),
-        _distance(ldx),
-        *(_distance(pitch) for _, _, pitch in others),
-        _distance(ldy),
+        distance(ldx),
+        *(distance(pitch) for _, _, pitch in others),
+        *map(distance, results.distances),
     ]
-    kernel = layer_norm.kernel(state.target, bool(residual))
-    state.call(kernel, args, place.buffer, value, rows, row_local=True)
-    state.views[value] = place
+    kernel = layer_norm.kernel(state.target, bool(residual), results.kind)
+    results.call(state, kernel, args, value, rows)
 
 
 def _rms_norm(state: Lowering, value: Value) -> None:
-    require_f32(value, state.target)
+    require_f32(value, state.target, result=not value.attr("rounded"))
     x, scale = value.args
-    width = _static(value, state, value.shape[-1])
+    width = static_size(value, state, value.shape[-1])
     source, rows, ldx = state.rows(x)
     gain = state.contiguous(scale)
-    place, ldy = _row_result(state, value, width)
+    results = _row_results(state, value, width)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         Pointer(gain.buffer, gain.offset),
-        Pointer(place.buffer, place.offset, ldy),
+        *results.pointers,
         Real(value.attr("epsilon")),
         Number(width),
-        _distance(ldx),
-        _distance(ldy),
+        distance(ldx),
+        *map(distance, results.distances),
     ]
-    state.call(rms_norm.kernel(state.target), args, place.buffer, value, rows, row_local=True)
-    state.views[value] = place
-
-
-def _static(value: Value, state: Lowering, dim: Dim) -> int:
-    if not isinstance(dim, int):
-        raise not_on_target(value, state.target, f"the width {dim} is not known")
-    return dim
+    results.call(state, rms_norm.kernel(state.target, results.kind), args, value, rows)
 
 
 def _softmax(state: Lowering, value: Value) -> None:
@@ -113,7 +211,7 @@ def _softmax(state: Lowering, value: Value) -> None:
         Pointer(source.buffer, source.offset, ldx),
         Pointer(place.buffer, place.offset, width),
         Number(width),
-        _distance(ldx),
+        distance(ldx),
         Number(width),
     ]
     state.call(softmax.kernel(state.target), args, place.buffer, value, rows)
@@ -125,18 +223,27 @@ def _attention(state: Lowering, value: Value) -> None:
 
     The result is laid out [batch, length, heads, width], the order in which it is used next.
     """
-    require_f32(value, state.target)
+    mixed = value.attr("mixed")
+    if not mixed:
+        require_f32(value, state.target)
+    elif not state.target.multiplies_bf16:
+        raise not_on_target(value, state.target)
     q, k, v, *masks = value.args
-    views = [_inner_unit(state, a) for a in (q, k, v)]
+    views = [inner_unit(state, a) for a in (q, k, v)]
     batch, heads, queries, _ = value.shape
     keys = k.shape[2]
-    width, value_width = _static(value, state, q.shape[3]), _static(value, state, v.shape[3])
-    group = _static(value, state, heads) // _static(value, state, k.shape[1])
+    width, value_width = static_size(value, state, q.shape[3]), static_size(value, state, v.shape[3])
+    group = static_size(value, state, heads) // static_size(value, state, k.shape[1])
     mask = _mask(state, masks[0], (batch, heads, queries, keys)) if masks else None
     kind: attention_kernels.Mask = "none" if mask is None else ("row" if mask.strides[2] == 0 else "full")
     place = _attention_result(state, value)
-    scratch = attention_kernels.scratch(state.target, width, value_width, kind)
-    floats = _round_up(keys, scratch.block) * scratch.per_key + scratch.constant
+    tiles = mixed and state.target.multiplies_in_tiles("bf16")
+    rounds = rounds_attention(value, state.target)
+    if tiles:
+        scratch = attention_tiles.scratch(width, value_width, kind)
+    else:
+        scratch = attention_kernels.scratch(state.target, width, value_width, kind, mixed or rounds)
+    floats = round_up(keys, scratch.block) * scratch.per_key + scratch.constant
     strides = [s for view in views for s in view.strides[:3]]
     if mask is not None:
         strides += mask.strides[:2] if kind == "row" else mask.strides[:3]
@@ -149,18 +256,10 @@ def _attention(state: Lowering, value: Value) -> None:
         Real(value.attr("scale")),
         *(Number(d) for d in (heads, group, queries, keys, *strides)),
     ]
-    kernel = attention_kernels.kernel(state.target, width, value_width, kind, value.attr("safe"))
+    make = attention_tiles.kernel if tiles else partial(attention_kernels.kernel, mixed=mixed, rounds=rounds)
+    kernel = make(state.target, width, value_width, kind, value.attr("safe"), value.attr("causal"))
     state.call(kernel, args, place.buffer, value, batch * heads)
     state.views[value] = place
-
-
-def _round_up(dim: Dim, multiple: int) -> Dim:
-    return (dim + multiple - 1) // multiple * multiple
-
-
-def _inner_unit(state: Lowering, value: Value) -> View:
-    view = state.view(value)
-    return view if view.strides[-1] == 1 or view.shape[-1] == 1 else state.contiguous(value)
 
 
 def _mask(state: Lowering, value: Value, scores: Shape) -> View:
@@ -188,11 +287,11 @@ def _matmul(state: Lowering, value: Value) -> None:
     a, b = value.args
     *batch, m, n = value.shape
     k = a.shape[-1]
-    left = _inner_unit(state, a).broadcast((*batch, m, k))
+    left = inner_unit(state, a).broadcast((*batch, m, k))
     right = state.view(b).broadcast((*batch, k, n))
     place = state.allocate(value)
     width = gemm.panel_width(state.target)
-    columns = _round_up(n, width)
+    columns = round_up(n, width)
     panels, zeros = Scratch(columns * k), Scratch(columns, columns * k)
     extents = tuple(batch)
     steps = len(extents) or 1
@@ -275,44 +374,6 @@ def _reduce(state: Lowering, value: Value) -> None:
     state.views[value] = place
 
 
-def _lines(state: Lowering, value: Value) -> tuple[View, Dim, Dim, Dim]:
-    """The argument of an op along one axis, in row order: (its view, lines before, length, lines after)."""
-    (source,) = value.args
-    axis = value.attr("axis")
-    shape = source.shape
-    return state.contiguous(source), product(shape[:axis]), shape[axis], product(shape[axis + 1 :])
-
-
-def _cumsum(state: Lowering, value: Value) -> None:
-    source, outer, count, inner = _lines(state, value)
-    place = state.allocate(value)
-    kernel = loops_scan.cumsum(
-        value.dtype, state.target, exclusive=value.attr("exclusive"), reverse=value.attr("reverse")
-    )
-    strides = (count * inner, inner, 1)
-    args: list[Arg] = [
-        Pointer(source.buffer, source.offset),
-        Pointer(place.buffer, place.offset),
-        *(Number(d) for d in (count, inner, *strides, *strides)),
-    ]
-    state.call(kernel, args, place.buffer, value, outer * inner)
-    state.views[value] = place
-
-
-def _arg_extreme(state: Lowering, value: Value) -> None:
-    source, outer, count, inner = _lines(state, value)
-    place = state.allocate(value)
-    kind: Literal["argmax", "argmin"] = "argmax" if value.op.name == "argmax" else "argmin"
-    kernel = loops_scan.arg_extreme(kind, source.buffer.dtype, state.target, last=value.attr("last"))
-    args: list[Arg] = [
-        Pointer(source.buffer, source.offset),
-        Pointer(place.buffer, place.offset),
-        *(Number(d) for d in (count, inner, count * inner, inner, 1, inner, 1)),
-    ]
-    state.call(kernel, args, place.buffer, value, outer * inner)
-    state.views[value] = place
-
-
 HANDLERS: Mapping[str, Handler] = {
     "linear": _linear,
     "layer_norm": _layer_norm,
@@ -322,9 +383,7 @@ HANDLERS: Mapping[str, Handler] = {
     "matmul": _matmul,
     "concat": _concat,
     "pad": _pad,
-    "cumsum": _cumsum,
-    "argmax": _arg_extreme,
-    "argmin": _arg_extreme,
-    "sort_order": lower_order,
     **dict.fromkeys(FOLDS, _reduce),
+    **lines.HANDLERS,
+    **ragged.HANDLERS,
 }

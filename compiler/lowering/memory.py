@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-import networkx as nx
+from functools import reduce
+from operator import or_
 
 from isthmus.ir.dims import Dim, names, substitute
 from isthmus.ir.graph import NamedDim
+from isthmus.ir.types import DType
 from isthmus.lowering.plan import BlockSpace, Call, Memory, Pitch, Pointer, RowStage, Slot, Stage
 from isthmus.lowering.views import Buffer
 from isthmus.target import Target
@@ -19,12 +20,16 @@ ORDINARY = 128
 def plan_memory(stages: Sequence[Stage], dims: Sequence[NamedDim], target: Target) -> Memory:
     """Give every arena buffer a slot or a place in its chain's block space.
 
-    Buffers whose lifetimes (in stages, inclusive) overlap never share a slot: an edge of the interference
-    graph. Slots are found by greedy colouring, largest first.
+    Buffers whose lifetimes (in stages, inclusive) overlap never share a slot. Slots are found by greedy
+    colouring, largest first: each buffer gets the first that is free in all its stages.
     """
     lives = _lifetimes(stages)
+    inner: dict[int, list[Buffer]] = {}  # by stage: what lives in it alone
+    for buffer, (first, last) in lives.items():
+        if first == last:
+            inner.setdefault(first, []).append(buffer)
     blocks: dict[Stage, BlockSpace] = {
-        s: _block_space(s, lives, i, target) for i, s in enumerate(stages) if isinstance(s, RowStage)
+        s: _block_space(s, inner.get(i, []), target) for i, s in enumerate(stages) if isinstance(s, RowStage)
     }
     inside = {b for block in blocks.values() for b in block.offsets}
     slots, slot_of = _colour({b: live for b, live in lives.items() if b not in inside}, dims)
@@ -43,21 +48,24 @@ def _lifetimes(stages: Sequence[Stage]) -> dict[Buffer, tuple[int, int]]:
 
 
 def _touched(call: Call) -> tuple[Buffer, ...]:
-    return (*call.reads, call.writes) if call.writes is not None else call.reads
+    return (*call.reads, *call.written)
 
 
-def _block_space(
-    stage: RowStage, lives: Mapping[Buffer, tuple[int, int]], number: int, target: Target
-) -> BlockSpace:
-    """The buffers that only this chain touches, row by row, packed by the calls they are alive in."""
-    local = [b for b, live in lives.items() if live == (number, number) and _is_row_local(stage, b)]
+def _block_space(stage: RowStage, inner: Sequence[Buffer], target: Target) -> BlockSpace:
+    """The buffers that only this chain touches, row by row, packed by the calls they are alive in.
+
+    Offsets are in floats, whatever the buffers hold.
+    """
+    local = [b for b in inner if _is_row_local(stage, b)]
     spans = {b: _span(stage.calls, b) for b in local}
     pitches = {b: _pitch(b, target) for b in local}
+    # A pitch is a number of whole lines, and so of whole floats.
+    floats = {b: pitches[b] * b.dtype.bytes // DType.F32.bytes for b in local}
     offsets: dict[Buffer, int] = {}
-    for buffer in sorted(local, key=lambda b: (-pitches[b], spans[b])):
+    for buffer in sorted(local, key=lambda b: (-floats[b], spans[b])):
         rivals = [o for o in offsets if spans[o][0] <= spans[buffer][1] and spans[buffer][0] <= spans[o][1]]
-        offsets[buffer] = _first_gap([(offsets[o], pitches[o]) for o in rivals], pitches[buffer])
-    return BlockSpace(offsets, pitches, max((offsets[b] + pitches[b] for b in local), default=0))
+        offsets[buffer] = _first_gap([(offsets[o], floats[o]) for o in rivals], floats[buffer])
+    return BlockSpace(offsets, pitches, max((offsets[b] + floats[b] for b in local), default=0))
 
 
 def _is_row_local(stage: RowStage, buffer: Buffer) -> bool:
@@ -92,16 +100,20 @@ def _pitch(buffer: Buffer, target: Target) -> int:
 def _colour(
     lives: Mapping[Buffer, tuple[int, int]], dims: Sequence[NamedDim]
 ) -> tuple[tuple[Slot, ...], dict[Buffer, int]]:
-    interference: nx.Graph[Buffer] = nx.Graph()
-    interference.add_nodes_from(lives)
     buffers = list(lives)
-    for i, a in enumerate(buffers):
-        for b in buffers[i + 1 :]:
-            if lives[a][0] <= lives[b][1] and lives[b][0] <= lives[a][1]:
-                interference.add_edge(a, b)
     typical = {d.name: ORDINARY if d.high is None else min(d.high, ORDINARY) for d in dims}
     order = sorted(buffers, key=lambda b: (-_typical_bytes(b, typical), lives[b], b.name))
-    colours = nx.greedy_color(interference, strategy=lambda *_: order)
+    colours: dict[Buffer, int] = {}
+    taken = [0] * (
+        1 + max((last for _, last in lives.values()), default=0)
+    )  # by stage: a bit for each colour
+    for buffer in order:
+        stages = range(lives[buffer][0], lives[buffer][1] + 1)
+        used = reduce(or_, (taken[stage] for stage in stages))
+        colour = (~used & (used + 1)).bit_length() - 1  # the lowest that nobody has
+        colours[buffer] = colour
+        for stage in stages:
+            taken[stage] |= 1 << colour
     members: dict[int, list[Buffer]] = {}
     for buffer in buffers:
         members.setdefault(colours[buffer], []).append(buffer)
@@ -125,7 +137,7 @@ def _barriers(stages: Sequence[Stage], slot_of: Mapping[Buffer, int]) -> frozens
     written: set[object] = set()
     for i, stage in enumerate(stages):
         reads = {slot_of.get(b, b) for c in stage.calls for b in c.reads if b.place != "weight"}
-        writes = {slot_of.get(c.writes, c.writes) for c in stage.calls if c.writes is not None}
+        writes = {slot_of.get(b, b) for c in stage.calls for b in c.written}
         if isinstance(stage, RowStage) or reads & written or writes & (read | written):
             # Block space is shared by all chains, and cut differently by each.
             needed.add(i)

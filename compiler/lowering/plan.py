@@ -73,6 +73,15 @@ class Fault:
     site: int
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A dim whose size a run finds out: the i64 element at `at`, or `most` if that is less."""
+
+    name: str
+    at: Pointer
+    most: Dim
+
+
 Arg = Pointer | Pitch | Number | Real | Sizes | Scratch | Fault
 
 
@@ -80,7 +89,9 @@ Arg = Pointer | Pitch | Number | Real | Sizes | Scratch | Fault
 class Call:
     """One kernel call, without its range parameters, which the stage adds.
 
-    `units` is how far the range goes: rows in a row stage. `panels` is the second range of a GEMM.
+    `units` is how far the range goes: rows in a row stage. `panels` is the second range of a GEMM. `counts`
+    is the dim that can be read, and used, from here on: all it comes from was written in an earlier stage.
+    `copies` is what it writes besides: the same in bf16.
     """
 
     kernel: Kernel
@@ -92,6 +103,12 @@ class Call:
     panels: Dim | None = None
     row_local: bool = False
     batch: Shape = ()
+    counts: Counted | None = None
+    copies: Buffer | None = None
+
+    @property
+    def written(self) -> tuple[Buffer, ...]:
+        return tuple(buffer for buffer in (self.writes, self.copies) if buffer is not None)
 
     @property
     def scratch(self) -> tuple[Scratch, ...]:
@@ -134,7 +151,8 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class BlockSpace:
-    """What a row stage keeps of each row in a block of its own: offset and pitch of buffers, in elements."""
+    """What a row stage keeps of each row in a block of its own: offsets of buffers in floats, pitches in
+    their elements."""
 
     offsets: dict[Buffer, int]
     pitches: dict[Buffer, int]
@@ -183,7 +201,15 @@ class Plan:
     def calls(self) -> tuple[Call, ...]:
         return tuple(call for stage in self.stages for call in stage.calls)
 
+    def counted(self) -> tuple[Counted, ...]:
+        """The dims that a run counts, in its order."""
+        return tuple(call.counts for call in self.calls() if call.counts is not None)
+
     def kernels(self) -> tuple[Kernel, ...]:
-        """Every kernel once, by symbol."""
+        """Every kernel that we make once, by symbol."""
+        return tuple(kernel for kernel in self.functions() if not kernel.own)
+
+    def functions(self) -> tuple[Kernel, ...]:
+        """Every function that is called once, by symbol: the kernels, and the routines of the target."""
         by_symbol = {call.kernel.symbol: call.kernel for call in self.calls()}
         return tuple(by_symbol[s] for s in sorted(by_symbol))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from isthmus.ir.sparse import Blocks
 from isthmus.lowering.plan import BatchStage, Call, Pitch, Pointer, RowStage, Stage, UnitStage
 from isthmus.lowering.views import Buffer
 from isthmus.target import Caches
 
 # Rows a thread takes through a chain at a time: enough to use each weight panel often once it is in the
-# cache, few enough that the rows themselves stay there.
-FEWEST_ROWS, MOST_ROWS, ROW_STEP = 64, 256, 32
+# cache, few enough that what a product reads of the rows stays there.
+FEWEST_ROWS, MOST_ROWS, ROW_STEP = 64, 160, 32
+# Where products with sparse matrices are among the calls: whole tiles of theirs, on every chip.
+SPARSE_ROWS = 128
 
 
 def form_stages(calls: Sequence[Call], caches: Caches) -> tuple[Stage, ...]:
@@ -46,13 +49,13 @@ def _together(calls: Sequence[Call]) -> list[list[Call]]:
 
 
 def _written(calls: Sequence[Call]) -> set[Buffer]:
-    return {c.writes for c in calls if c.writes is not None}
+    return {buffer for call in calls for buffer in call.written}
 
 
 def _depends(group: Sequence[Call], chain: Sequence[Call]) -> bool:
     """Whether a call of `group` reads what the chain writes, or writes to the same place."""
     made = _written(chain)
-    return any(made & {*call.reads, call.writes} for call in group)
+    return any(made & {*call.reads, *call.written} for call in group)
 
 
 def _extends(chain: Sequence[Call], group: Sequence[Call]) -> bool:
@@ -74,7 +77,10 @@ def _stage(calls: Sequence[Call], caches: Caches) -> Stage:
 
 
 def block_rows(calls: Sequence[Call], caches: Caches) -> int:
-    """As many rows as fit into twice the second-level cache with everything the chain keeps of a row."""
-    width = sum(b.width or 0 for b in _written(calls))
+    """As many rows as fit into twice the second-level cache with the widest thing the chain keeps of a row:
+    products read long rows in chunks, so that less than half of them is needed at a time."""
+    if any(isinstance(arg.t.encoding, Blocks) for call in calls for arg in call.value.args):
+        return SPARSE_ROWS
+    width = max((b.width or 0 for b in _written(calls)), default=0)
     fitting = 2 * caches.l2_bytes // max(4 * width, 1)
     return max(FEWEST_ROWS, min(MOST_ROWS, fitting // ROW_STEP * ROW_STEP))

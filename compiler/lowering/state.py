@@ -6,16 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 from isthmus.errors import Code, CompilerBug, ModelError, Problem
-from isthmus.ir.dims import Dim, Shape
+from isthmus.ir.dims import Dim, Shape, product, substitute
 from isthmus.ir.graph import Graph, Value, use_counts, weight_of
 from isthmus.ir.types import DType
 from isthmus.ir.weights import Weight
 from isthmus.kernels import loops
-from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.kernel import Kernel, Parameter
 from isthmus.lowering.expressions import GENERATORS, VIEWS, NestBuilder, is_expression
-from isthmus.lowering.plan import Arg, Call, Fault, Number, Pitch, Pointer, Sizes
+from isthmus.lowering.plan import Arg, Call, Counted, Fault, Number, Pitch, Pointer, Sizes
 from isthmus.lowering.views import Buffer, View, whole
-from isthmus.target import Target
+from isthmus.ops.pointwise import cast
+from isthmus.target import Routine, Target
 
 # An expression longer than this is cut and its parts stored: a kernel must stay small and quick to compile.
 LONGEST_EXPRESSION = 40
@@ -36,11 +37,17 @@ class Lowering:
         self.calls: list[Call] = []
         self.weights: dict[Buffer, Weight] = {}
         self.sites: list[str] = []
+        self.most: dict[str, Dim] = {}  # how large a dim that is counted can be
         self._uses = use_counts(graph)
         self._lengths: dict[Value, int] = {}
         self._weight_buffers: dict[tuple[str, str], Buffer] = {}
         self._names: dict[str, int] = {}
         self._outputs = self._output_buffers()
+        self._copies = {
+            v.args[0]: v
+            for v in graph.nodes()
+            if v.op is cast and v.dtype is DType.BF16 and v.args[0].dtype is DType.F32
+        }
 
     def run(self) -> None:
         for i, value in enumerate(self.graph.inputs):
@@ -56,10 +63,20 @@ class Lowering:
             raise ModelError(problems)
         self._copy_outputs()
 
+    def rounded_copy(self, value: Value) -> Value | None:
+        """The value that is `value` rounded to bf16, for kernels that can write it besides."""
+        copy = self._copies.get(value)
+        return None if copy in self._outputs else copy
+
     def visit(self, value: Value) -> None:
         """Add the calls for `value`, or leave it to be part of an expression."""
+        if value in self.views:
+            return  # written besides another
         if (weight := weight_of(value)) is not None:
             self.views[value] = self._weight_view(weight)
+            return
+        if (routine := self._routine(value)) is not None:
+            self._call_routine(routine, value)
             return
         if value.op.name in self.handlers:
             self.handlers[value.op.name](self, value)
@@ -71,12 +88,40 @@ class Lowering:
                 self.views[value] = self._moved(value, self.views[value.args[0]])
             else:
                 self._lengths[value] = self._lengths.get(value.args[0], 1)
+                if self._uses.get(value, 1) > 1 and _behind_views(value).op.name not in GENERATORS:
+                    self.view(value)  # what several read through a view is shared all the same
             return
         length = 1 + sum(self._lengths.get(a, 1) for a in value.args if a not in self.views)
         self._lengths[value] = length
         shared = self._uses.get(value, 1) > 1 and value.op.name not in GENERATORS
         if shared or length > LONGEST_EXPRESSION or value in self._outputs:
             self.view(value)
+
+    def _routine(self, value: Value) -> Routine | None:
+        """What the target brings for `value`. Weights in a layout of our kernels are not for it."""
+        if any(arg.t.encoding is not None for arg in value.args):
+            return None
+        return self.target.routine(value.op.name, [str(a.dtype) for a in value.args], str(value.dtype))
+
+    def _call_routine(self, routine: Routine, value: Value) -> None:
+        views = [self.contiguous(arg) for arg in value.args]
+        place = self.allocate(value)
+        sizes = tuple(size for arg in value.args for size in (arg.t.rank, *arg.shape))
+        parameters = (
+            *(Parameter(f"a{i}", f"const {arg.dtype.c} *") for i, arg in enumerate(value.args)),
+            Parameter("result", f"{value.dtype.c} *"),
+            Parameter("sizes", "const int64_t *"),
+            Parameter("begin", "int64_t"),
+            Parameter("end", "int64_t"),
+        )
+        args: list[Arg] = [
+            *(Pointer(v.buffer, v.offset) for v in views),
+            Pointer(place.buffer, place.offset),
+            Sizes(sizes),
+        ]
+        kernel = Kernel.of_chip(routine.symbol, parameters)
+        self.call(kernel, args, place.buffer, value, product(value.shape[:-1]))
+        self.views[value] = place
 
     # Memory
 
@@ -117,7 +162,7 @@ class Lowering:
     ) -> None:
         """Add the call of the nest that computes `body` into `place`."""
         built = nest.finish(body, place, reduced, fold, last)
-        site = self._site(value) if built.gathers else 0
+        site = self.site(value) if built.gathers else 0
         args: tuple[Arg, ...] = (
             *built.operands,
             built.output,
@@ -128,7 +173,8 @@ class Lowering:
         )
         self.call(loops.kernel(built.nest, self.target), args, built.output.buffer, value, built.units)
 
-    def _site(self, value: Value) -> int:
+    def site(self, value: Value) -> int:
+        """A number for where an index of `value` may be out of range."""
         self.sites.append(value.loc or value.op.name)
         return len(self.sites)
 
@@ -141,7 +187,8 @@ class Lowering:
     def temporary(self, value: Value, size: Dim, width: int | None = None) -> Buffer:
         name = value.op.name
         self._names[name] = self._names.get(name, 0) + 1
-        return Buffer(f"{name}_{self._names[name]}", value.dtype, size, "arena", width=width)
+        room = substitute(size, self.most)
+        return Buffer(f"{name}_{self._names[name]}", value.dtype, room, "arena", width=width)
 
     def contiguous(self, value: Value) -> View:
         """`value` in row order without gaps, copied if need be."""
@@ -172,12 +219,15 @@ class Lowering:
         panels: Dim | None = None,
         row_local: bool = False,
         batch: Shape = (),
+        counts: Counted | None = None,
+        copies: Buffer | None = None,
     ) -> None:
         """Add a kernel call; what it reads is what its pointers name besides what it writes."""
-        reads = tuple(
-            dict.fromkeys(a.buffer for a in args if isinstance(a, Pointer) and a.buffer is not writes)
+        named = dict.fromkeys(a.buffer for a in args if isinstance(a, Pointer))
+        reads = tuple(buffer for buffer in named if buffer is not writes and buffer is not copies)
+        self.calls.append(
+            Call(kernel, tuple(args), reads, writes, value, units, panels, row_local, batch, counts, copies)
         )
-        self.calls.append(Call(kernel, tuple(args), reads, writes, value, units, panels, row_local, batch))
 
     def _weight_view(self, weight: Weight) -> View:
         key = (weight.digest, str(weight.type))
@@ -234,19 +284,51 @@ class Lowering:
             self.copy(value, view, whole(output, value.shape))
 
 
+def _behind_views(value: Value) -> Value:
+    """The value whose elements `value` only shows in another order or shape."""
+    while value.op.name in VIEWS:
+        value = value.args[0]
+    return value
+
+
 def not_on_target(value: Value, target: Target, why: str = "") -> ModelError:
     """No kernel for this op."""
     types = ", ".join(str(a.t) for a in value.args)
     reason = f"; {why}" if why else ""
-    text = f"no kernel on {target.name} for {value.op.name}({types}){reason}"
+    text = f"no kernel for {value.op.name}({types}){reason}"
     return ModelError(Problem(Code.NOT_ON_TARGET, text, value.loc))
 
 
-def require_f32(value: Value, target: Target) -> None:
-    """The kernels of heavy ops compute in f32."""
-    if any(v.dtype is not DType.F32 for v in (value, *value.args)):
+def require_f32(
+    value: Value, target: Target, args: Sequence[Value] | None = None, *, result: bool = True
+) -> None:
+    """The kernels of heavy ops compute in f32; so have to be `args`, or all arguments; `result`: and that."""
+    if any(v.dtype is not DType.F32 for v in (*((value,) if result else ()), *(args or value.args))):
         raise not_on_target(value, target, "it takes f32 today")
+
+
+def static_size(value: Value, state: Lowering, dim: Dim) -> int:
+    """`dim`, which a kernel has to know. Raises `ModelError` (not-on-target)."""
+    if not isinstance(dim, int):
+        raise not_on_target(value, state.target, f"the width {dim} is not known")
+    return dim
+
+
+def round_up(dim: Dim, multiple: int) -> Dim:
+    """The next multiple."""
+    return (dim + multiple - 1) // multiple * multiple
+
+
+def inner_unit(state: Lowering, value: Value) -> View:
+    """`value` with the elements of its last axis one after the other, copied if need be."""
+    view = state.view(value)
+    return view if view.strides[-1] == 1 or view.shape[-1] == 1 else state.contiguous(value)
 
 
 # Adds the calls for one value and records where it lies.
 Handler: TypeAlias = Callable[[Lowering, Value], None]
+
+
+def rounds_attention(value: Value, target: Target) -> bool:
+    """Whether attention on f32 that may round does so: where an instruction multiplies bf16."""
+    return value.attr("rounds") and value.dtype is DType.F32 and target.instruction("dot_bf16") is not None

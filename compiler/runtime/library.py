@@ -6,8 +6,10 @@ import _ctypes
 import ctypes
 import os
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from isthmus.bundle.manifest import Manifest, Port
 from isthmus.errors import BundleError, Code, InputError, IsthmusError, Problem
@@ -59,13 +61,21 @@ class _Info(ctypes.Structure):
 
 
 Tensors = ctypes.Array[Tensor]
+Data = TypeVar("Data", bound=ctypes.Array[Any])
 
 
 class Library:
     """A loaded library with its model and one session. Not for two threads at once; `close` when done."""
 
-    def __init__(self, library: int, weights: int | None, where: Path, threads: int) -> None:
-        """`library` and `weights` are open files; the first belongs to this object from now on."""
+    def __init__(
+        self,
+        library: int,
+        weights: int | None,
+        paths: tuple[Path, Path],
+        threads: int,
+        level: str | None = None,
+    ) -> None:
+        """Open files and their `paths`; `library` belongs to this object from now on."""
         self._file = library
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
         self._model = ctypes.c_void_p()
@@ -73,10 +83,11 @@ class Library:
         self._code: ctypes.CDLL | None = None
         try:
             # RTLD_LOCAL: every bundle's library has the same symbols.
-            self._code = ctypes.CDLL(_name_of(library), mode=os.RTLD_LOCAL | os.RTLD_NOW)
+            self._code = ctypes.CDLL(_name_of(library, paths[0]), mode=os.RTLD_LOCAL | os.RTLD_NOW)
             self._declare(self._code)
-            path = None if weights is None else os.fsencode(_name_of(weights))
-            self._must(self._code.isthmus_open(path, ctypes.byref(self._model), *self._text()))
+            path = None if weights is None else os.fsencode(_name_of(weights, paths[1]))
+            chip = None if level is None else level.encode()
+            self._must(self._code.isthmus_open_as(chip, path, ctypes.byref(self._model), *self._text()))
             self._must(
                 self._code.isthmus_session_new(
                     self._model, threads, ctypes.byref(self._session), *self._text()
@@ -84,9 +95,8 @@ class Library:
             )
         except (OSError, AttributeError) as error:
             self.close()
-            raise BundleError(
-                Problem(Code.DAMAGED_BUNDLE, f"the library cannot be loaded: {error}", str(where))
-            ) from error
+            message, hint = f"the library cannot be loaded: {error}", "compile the model again"
+            raise BundleError(Problem(Code.DAMAGED_BUNDLE, message, str(paths[0]), hint)) from error
         except BaseException:
             self.close()
             raise
@@ -103,8 +113,20 @@ class Library:
             self._file = -1
 
     @property
+    def target(self) -> str:
+        """The chip whose code runs: one of several levels, if the library carries more than one."""
+        return str(self._loaded().isthmus_target_name(self._model).decode())
+
+    @property
     def threads(self) -> int:
         return int(self._loaded().isthmus_threads(self._session))
+
+    def weight_sums(self, count: int) -> npt.NDArray[np.uint64]:
+        """Sums of the weights as they are mapped: (count, 2), a row for each chunk; see `bundle.digest`."""
+        pairs = np.empty((count, 2), np.uint64)
+        address = ctypes.c_void_p(pairs.ctypes.data)
+        self._must(self._loaded().isthmus_weight_sums(self._session, address, count, *self._text()))
+        return pairs
 
     def shapes(self, entry: int, inputs: Tensors, outputs: Tensors) -> list[Problem]:
         """Fill in dtype, rank and dims of `outputs`; what is wrong with `inputs`, if anything."""
@@ -115,6 +137,10 @@ class Library:
     def run(self, entry: int, inputs: Tensors, outputs: Tensors) -> None:
         """Run the entry point. Raises `InputError`."""
         self._must(self._loaded().isthmus_run(self._session, entry, inputs, outputs, *self._text()))
+
+    def data(self, symbol: str, kind: type[Data]) -> Data:
+        """What the library exports under `symbol` besides the interface, in place; gone after `close`."""
+        return kind.in_dll(self._loaded(), symbol)
 
     def check_signature(self, manifest: Manifest, where: Path) -> None:
         """Raise `BundleError` unless the library has the entry points that the manifest describes."""
@@ -172,7 +198,9 @@ class Library:
             BAD_MODEL: Code.DAMAGED_BUNDLE,
             BAD_MACHINE: Code.WRONG_MACHINE,
         }.get(status, Code.RUN_FAILED)
-        lines = self._error.value.decode(errors="replace").splitlines()
+        # A line that is set in continues a list of the one before it.
+        text = self._error.value.decode(errors="replace").replace(":\n  ", ": ").replace("\n  ", ", ")
+        lines = text.splitlines()
         return [Problem(code, line) for line in lines or [f"status {status}"]]
 
     @staticmethod
@@ -181,11 +209,13 @@ class Library:
         pointer, number, size, text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_size_t, ctypes.c_char_p
         error = (text, size)
         signatures = {
-            "isthmus_open": (ctypes.c_int, (text, pointer, *error)),
+            "isthmus_open_as": (ctypes.c_int, (text, text, pointer, *error)),
+            "isthmus_target_name": (text, (pointer,)),
             "isthmus_close": (None, (pointer,)),
             "isthmus_session_new": (ctypes.c_int, (pointer, number, pointer, *error)),
             "isthmus_session_free": (None, (pointer,)),
             "isthmus_threads": (number, (pointer,)),
+            "isthmus_weight_sums": (ctypes.c_int, (pointer, pointer, ctypes.c_int64, *error)),
             "isthmus_shapes": (ctypes.c_int, (pointer, number, pointer, pointer, *error)),
             "isthmus_run": (ctypes.c_int, (pointer, number, pointer, pointer, *error)),
             "isthmus_entry_count": (number, (pointer,)),
@@ -200,13 +230,15 @@ class Library:
             function.restype, function.argtypes = result, arguments
 
 
-def _name_of(handle: int) -> str:
-    """A path to the open file `handle` (Linux).
+def _name_of(handle: int, path: Path) -> str:
+    """A path to the open file `handle`, which is at `path`.
 
-    Going through the handle loads what was checked, even if the bundle is replaced meanwhile. It also keeps
-    the loader from taking a library for one it has loaded from the same path before.
+    Where the system has such (Linux), it goes through the handle: that loads what was checked, even if the
+    bundle is replaced meanwhile, and keeps the loader from taking a library for one it has loaded from the
+    same path before.
     """
-    return f"/proc/self/fd/{handle}"
+    name = f"/proc/self/fd/{handle}"
+    return name if os.path.exists(name) else str(path)
 
 
 def _expected(manifest: Manifest) -> list[tuple[str, list[tuple[str, int, int]], list[tuple[str, int, int]]]]:

@@ -16,39 +16,46 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.bundle import reader
+from isthmus.bundle import digest, reader
 from isthmus.bundle.folder import Folder
 from isthmus.bundle.manifest import Entry, Manifest, Port
 from isthmus.errors import BundleError, Code, InputError, Problem, nearest
 from isthmus.machine import Machine
-from isthmus.runtime.library import DTYPES, MAX_RANK, Library, Tensor, Tensors
+from isthmus.runtime.library import DTYPES, MAX_RANK, Data, Library, Tensor, Tensors
 
 Array = npt.NDArray[np.generic]
 
 _ALIGNMENT = 64  # of outputs: a cache line, and the widest vector register
 
 
-def load(path: str | os.PathLike[str], threads: int | None = None, verify: bool = True) -> Session:
+def load(
+    path: str | os.PathLike[str],
+    threads: int | None = None,
+    verify: bool = True,
+    level: str | None = None,
+) -> Session:
     """Open the bundle at `path` for running.
 
-    The bundle is checked before any of its code is loaded: format, machine, file list, sizes, digests. With
-    `verify=False` only the library's digest is; use it for bundles that were checked before and are large.
-    `threads` counts the calling thread; None: one for each core this process may use, at most 16.
+    The bundle is checked before any of its code is loaded: format, machine, file list, sizes, digests; large
+    weights after that, by that code. With `verify=False` only the library's digest is; use it for bundles
+    that were checked before and are large.
+    `threads` counts the calling thread; None: one for each core this process may use, at most 16. `level`
+    names one of several chips whose code the bundle carries; None: the best that this machine can run.
 
     Raises `BundleError` if the bundle is damaged or not for this machine.
     """
     if threads is not None and threads < 1:
         raise InputError(Problem(Code.BAD_OPTION, f"threads is {threads}, expected at least 1", "threads"))
-    return reader.with_folder(Path(path), lambda folder: _load(folder, threads or 0, verify))
+    return reader.with_folder(Path(path), lambda folder: _load(folder, threads or 0, verify, level))
 
 
-def _load(folder: Folder, threads: int, verify: bool) -> Session:
-    bundle = reader.check(folder, Machine.here(), verify)
-    manifest = bundle.manifest
+def _load(folder: Folder, threads: int, verify: bool, level: str | None) -> Session:
+    manifest = reader.check(folder, Machine.here(), verify, weights=False).manifest
     try:
         weights = None if manifest.weights is None else folder.open(manifest.weights)
         try:
-            library = Library(folder.open(manifest.library), weights, folder.path / manifest.library, threads)
+            paths = (folder.path / manifest.library, folder.path / (manifest.weights or ""))
+            library = Library(folder.open(manifest.library), weights, paths, threads, level)
         finally:
             if weights is not None:
                 os.close(weights)  # the library has mapped it
@@ -58,10 +65,21 @@ def _load(folder: Folder, threads: int, verify: bool) -> Session:
         ) from error
     try:
         library.check_signature(manifest, folder.path)
+        if verify:
+            _check_weights(library, manifest, folder)
         return Session(manifest, library)
     except BaseException:
         library.close()
         raise
+
+
+def _check_weights(library: Library, manifest: Manifest, folder: Folder) -> None:
+    """Raise `BundleError` unless the weights, as mapped, are the manifest's; if `reader.check` left that."""
+    if manifest.weights is None:
+        return
+    file = manifest.files[manifest.weights]
+    if file.sums is not None and digest.of_pairs(library.weight_sums(digest.chunks(file.bytes))) != file.sums:
+        raise BundleError(reader.wrong_digest(folder, manifest.weights))
 
 
 class Session:
@@ -80,6 +98,7 @@ class Session:
         # Also at the exit of the interpreter, while threads can still be joined.
         self._finalizer = weakref.finalize(self, _release, library, self._lock, self._process)
         self.threads = library.threads
+        self.target = library.target
 
     @property
     def inputs(self) -> tuple[Port, ...]:
@@ -110,6 +129,10 @@ class Session:
             results = plan.allocate()
             self._library.run(plan.number, plan.inputs, plan.outputs)
         return results
+
+    def exported(self, symbol: str, kind: type[Data]) -> Data:
+        """What a library made for measuring exports besides the C interface; valid until `close`."""
+        return self._library.data(symbol, kind)
 
     def close(self) -> None:
         """Wait for a running request, then free threads, memory and code. Harmless when done already."""

@@ -77,10 +77,10 @@ static const char *who_bound(const isthmus_entry *entry, int32_t symbol) {
   return "?";
 }
 
-static void bind_named(const isthmus_entry *entry, const isthmus_port *port, int32_t axis, int64_t whole,
-                       int64_t *dims, isthmus_report *report) {
+static void bind_named(const isthmus_program *program, const isthmus_entry *entry, const isthmus_port *port,
+                       int32_t axis, int64_t whole, int64_t *dims, isthmus_report *report) {
   const int32_t symbol = port->dim_symbol[axis];
-  const isthmus_dim_bounds *dim = &isthmus_generated.dims[symbol];
+  const isthmus_dim_bounds *dim = &program->dims[symbol];
   const int64_t factor = port->dim_fixed[axis] > 1 ? port->dim_fixed[axis] : 1;
   const int64_t size = whole / factor;
   char text[TEXT];
@@ -106,8 +106,8 @@ static void bind_named(const isthmus_entry *entry, const isthmus_port *port, int
                        port->name, (int)axis, text, whole, factor * dim->low, factor * dim->high);
 }
 
-static void bind_input(const isthmus_entry *entry, const isthmus_port *port, const isthmus_tensor *input,
-                       int64_t *dims, isthmus_report *report) {
+static void bind_input(const isthmus_program *program, const isthmus_entry *entry, const isthmus_port *port,
+                       const isthmus_tensor *input, int64_t *dims, isthmus_report *report) {
   if (input->dtype != port->dtype)
     isthmus_report_add(report, "input '%s': dtype is %s, expected %s", port->name, dtype_name(input->dtype),
                        dtype_name(port->dtype));
@@ -121,7 +121,7 @@ static void bind_input(const isthmus_entry *entry, const isthmus_port *port, con
     if (size < 0)
       isthmus_report_add(report, "input '%s': dim %d is %" PRId64 ", which is no size", port->name, (int)axis, size);
     else if (port->dim_symbol[axis] >= 0)
-      bind_named(entry, port, axis, size, dims, report);
+      bind_named(program, entry, port, axis, size, dims, report);
     else if (port->dim_symbol[axis] == ISTHMUS_FIXED && size != port->dim_fixed[axis])
       isthmus_report_add(report, "input '%s': dim %d is %" PRId64 ", expected %" PRId64, port->name, (int)axis, size,
                          port->dim_fixed[axis]);
@@ -144,13 +144,15 @@ static void check_derived(const isthmus_entry *entry, const isthmus_tensor *inpu
   }
 }
 
-void isthmus_bind(const isthmus_entry *entry, const isthmus_tensor *inputs, int64_t *dims, isthmus_report *report) {
+void isthmus_bind(const isthmus_program *program, const isthmus_entry *entry, const isthmus_tensor *inputs,
+                  int64_t *dims, isthmus_report *report) {
   const int32_t before = report->problems;
-  for (int32_t i = 0; i < isthmus_generated.dim_count; i++) dims[i] = -1;
-  for (int32_t i = 0; i < entry->input_count; i++) bind_input(entry, &entry->inputs[i], &inputs[i], dims, report);
+  for (int32_t i = 0; i < program->dim_count; i++) dims[i] = -1;
+  for (int32_t i = 0; i < entry->input_count; i++)
+    bind_input(program, entry, &entry->inputs[i], &inputs[i], dims, report);
   /* Dims that only other entry points use. */
-  for (int32_t i = 0; i < isthmus_generated.dim_count; i++)
-    if (dims[i] < 0) dims[i] = isthmus_generated.dims[i].low;
+  for (int32_t i = 0; i < program->dim_count; i++)
+    if (dims[i] < 0) dims[i] = program->dims[i].low;
   if (report->problems > before) return;
   check_derived(entry, inputs, dims, report);
   for (int32_t i = 0; i < entry->input_count; i++)

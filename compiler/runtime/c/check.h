@@ -19,7 +19,8 @@ __attribute__((format(printf, 2, 3)))
 void isthmus_report_add(isthmus_report *report, const char *format, ...);
 
 /* Checks dtype, rank and dims of all inputs and binds the named dims (one per isthmus_program.dims). */
-void isthmus_bind(const isthmus_entry *entry, const isthmus_tensor *inputs, int64_t *dims, isthmus_report *report);
+void isthmus_bind(const isthmus_program *program, const isthmus_entry *entry, const isthmus_tensor *inputs,
+                  int64_t *dims, isthmus_report *report);
 
 /* Which named dims the entry's inputs mention: used[i] is set to 0 or 1. */
 void isthmus_dims_used(const isthmus_entry *entry, int32_t dim_count, uint8_t *used);

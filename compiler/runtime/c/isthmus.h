@@ -91,11 +91,21 @@ typedef struct isthmus_session isthmus_session;
 /* Checks the processor, then maps the weights read-only. `weights_path` may be NULL when the model has none. */
 ISTHMUS_API int isthmus_open(const char *weights_path, isthmus_model **out, char *error, size_t error_size);
 
+/* The same with the code for the chip `target`, where the library carries code for several levels of a family;
+ * NULL: the best that this machine can run, as isthmus_open does. isthmus_target_name says which it was. */
+ISTHMUS_API int isthmus_open_as(const char *target, const char *weights_path, isthmus_model **out, char *error,
+                                size_t error_size);
+
+/* The same as isthmus_open for weights that are in memory already (in flash, say, or fetched by a page): `bytes` of them at
+ * `weights`, 64-byte aligned, which must stay there until the model is released. */
+ISTHMUS_API int isthmus_open_memory(const void *weights, int64_t bytes, isthmus_model **out, char *error,
+                                    size_t error_size);
+
 /* Lets go of the model. Its memory is released when its last session is freed. NULL is allowed. */
 ISTHMUS_API void isthmus_close(isthmus_model *model);
 
 /* Creates a session with its own working memory and threads (the calling thread counts as one).
- * threads <= 0: one for each processor this process may use, at most 16. When all dims are bounded,
+ * threads <= 0: one for each processor this process may use, at most 16; 1: none is started. When all dims are bounded,
  * all working memory is allocated here and isthmus_run never allocates. */
 ISTHMUS_API int isthmus_session_new(isthmus_model *model, int32_t threads, isthmus_session **out, char *error,
                                     size_t error_size);
@@ -103,8 +113,15 @@ ISTHMUS_API int isthmus_session_new(isthmus_model *model, int32_t threads, isthm
 /* Joins the session's threads and releases its memory. NULL is allowed. Not while it is running. */
 ISTHMUS_API void isthmus_session_free(isthmus_session *session);
 
-/* How many threads the session runs on. */
+/* How many threads the session has; a request with little to do is run by the calling thread alone. */
 ISTHMUS_API int32_t isthmus_threads(const isthmus_session *session);
+
+/* For whoever compares them with the bundle's manifest (docs/bundle-format.md, "Digests"): `pairs` receives two sums for each
+ * ISTHMUS_SUM_CHUNK bytes of the weights as they are in memory, the last chunk counting as one: `count` pairs in all,
+ * computed by all threads of the session. */
+#define ISTHMUS_SUM_CHUNK (1 << 20)
+ISTHMUS_API int isthmus_weight_sums(isthmus_session *session, uint64_t *pairs, int64_t count, char *error,
+                                    size_t error_size);
 
 /* Checks dtype, rank and dims of `inputs` (data is not read) and fills dtype, rank and dims of `outputs`. */
 ISTHMUS_API int isthmus_shapes(isthmus_session *session, int32_t entry, const isthmus_tensor *inputs,

@@ -1,14 +1,15 @@
 /* isthmus_plan.h - what a generated model.c provides to the runtime, and what it may use.
  *
- * model.c defines ONE symbol, `const isthmus_program isthmus_generated`. It and the runtime are always
- * compiled into the same library, so nothing here is a stable binary interface.
+ * model.c defines ONE symbol, `isthmus_programs`: the model for each level of a chip's family that the library
+ * carries, most of them for one only. It and the runtime are always compiled into the same library, so nothing
+ * here is a stable binary interface.
  */
 #ifndef ISTHMUS_PLAN_H
 #define ISTHMUS_PLAN_H
 
 #include "isthmus.h"
 
-#define ISTHMUS_PLAN_ABI 1
+#define ISTHMUS_PLAN_ABI 2
 #define ISTHMUS_FREE INT64_MAX /* isthmus_dim.high of a dim without an upper bound */
 
 /* isthmus_port.dim_symbol[i]: >= 0 is an index into isthmus_program.dims: the size is that dim, or dim_fixed[i]
@@ -58,6 +59,10 @@ typedef struct isthmus_entry {
    * size in bytes, ISTHMUS_FREE if it overflowed. Never falls when a dim grows. */
   int32_t offset_count;
   int64_t (*arrange)(const int64_t *dims, int32_t threads, int64_t *offsets);
+  /* About how many vectors a run multiplies and adds, reads and writes, in how many kernel calls: a run with little
+   * to do is left to one thread. NULL: all threads work. */
+  int64_t (*work)(const int64_t *dims);
+  int32_t call_count;
   /* Called once by each of frame->threads threads at the same time. Every thread must pass the same
    * sequence of barriers. All outputs are complete when the last thread returns. */
   void (*run)(const isthmus_frame *frame, int32_t thread);
@@ -83,7 +88,8 @@ typedef struct isthmus_program {
 #define ISTHMUS_HIDDEN
 #endif
 
-extern ISTHMUS_HIDDEN const isthmus_program isthmus_generated;
+/* Best first, NULL at the end. They differ in code and weights only: signatures and dims are the same. */
+extern ISTHMUS_HIDDEN const isthmus_program *const isthmus_programs[];
 
 /* All threads of the run meet here; what any wrote before, all see after. */
 ISTHMUS_HIDDEN void isthmus_barrier_meet(isthmus_barrier *barrier);
@@ -100,6 +106,7 @@ static inline int64_t isthmus_split(int64_t count, int32_t parts, int32_t i) {
 }
 
 /* Saturating arithmetic, so that absurd sizes end in an error text and never wrap around to a small one. */
+#if defined(__GNUC__) && !defined(ISTHMUS_PLAIN_C)
 static inline int64_t isthmus_mul(int64_t a, int64_t b) {
   int64_t result;
   if (!__builtin_mul_overflow(a, b, &result)) return result;
@@ -111,6 +118,21 @@ static inline int64_t isthmus_add(int64_t a, int64_t b) {
   if (!__builtin_add_overflow(a, b, &result)) return result;
   return a > 0 ? INT64_MAX : INT64_MIN;
 }
+#else
+static inline int64_t isthmus_mul(int64_t a, int64_t b) {
+  if (a == 0 || b == 0) return 0;
+  const int negative = (a < 0) != (b < 0);
+  const uint64_t x = a < 0 ? 0 - (uint64_t)a : (uint64_t)a, y = b < 0 ? 0 - (uint64_t)b : (uint64_t)b;
+  if (x > (uint64_t)INT64_MAX / y) return negative ? INT64_MIN : INT64_MAX;
+  return negative ? -(int64_t)(x * y) : (int64_t)(x * y);
+}
+
+static inline int64_t isthmus_add(int64_t a, int64_t b) {
+  if (a > 0 && b > INT64_MAX - a) return INT64_MAX;
+  if (a < 0 && b < INT64_MIN - a) return INT64_MIN;
+  return a + b;
+}
+#endif
 
 static inline int64_t isthmus_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t isthmus_min(int64_t a, int64_t b) { return a < b ? a : b; }

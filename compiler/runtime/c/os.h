@@ -1,18 +1,38 @@
-/* os.h - all that the runtime asks of an operating system. os_posix.c answers; another system gets a file of its own. */
+/* os.h - all that the runtime asks of an operating system. os_posix.c answers, or os_single.c (with
+ * -DISTHMUS_SINGLE) where there are neither threads nor files; another system gets a file of its own. */
 #ifndef ISTHMUS_OS_H
 #define ISTHMUS_OS_H
 
-#include <pthread.h>
 #include <stddef.h>
 #include <stdint.h>
 
-typedef pthread_t isthmus_os_thread;
+/* A thread, what it runs, and somewhere to sleep until told to look again. */
+#if defined(ISTHMUS_SINGLE)
+#define ISTHMUS_OS_BODY void *
+typedef int isthmus_os_thread;
+typedef struct isthmus_os_bed {
+  char unused;
+} isthmus_os_bed;
+#elif defined(_WIN32)
+#include <windows.h>
 
-/* Somewhere to sleep until told to look again. */
+#define ISTHMUS_OS_BODY DWORD WINAPI
+typedef HANDLE isthmus_os_thread;
+typedef struct isthmus_os_bed {
+  SRWLOCK lock;
+  CONDITION_VARIABLE changed;
+} isthmus_os_bed;
+#else
+#include <pthread.h>
+
+#define ISTHMUS_OS_BODY void *
+typedef pthread_t isthmus_os_thread;
 typedef struct isthmus_os_bed {
   pthread_mutex_t mutex;
   pthread_cond_t changed;
 } isthmus_os_bed;
+#endif
+typedef ISTHMUS_OS_BODY isthmus_os_body(void *);
 
 /* Physical cores this process may use, by affinity and by its control group's quota; at least 1, at most `cap`. */
 int32_t isthmus_os_cores(int32_t cap);
@@ -38,7 +58,7 @@ uint8_t *isthmus_os_pages(int64_t bytes);
 void isthmus_os_release_pages(uint8_t *data, int64_t bytes);
 
 /* Starts a thread that receives no signals. 0 on success. */
-int isthmus_os_start(isthmus_os_thread *thread, void *(*body)(void *), void *argument);
+int isthmus_os_start(isthmus_os_thread *thread, isthmus_os_body body, void *argument);
 void isthmus_os_join(isthmus_os_thread thread);
 
 int isthmus_os_bed_make(isthmus_os_bed *bed); /* 0 on success */

@@ -16,6 +16,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#if defined(ISTHMUS_ANDROID)
+/* Android's libc gives the address of errno under another name than the headers we compile with. */
+int *__errno(void);
+int *__errno_location(void);
+int *__errno_location(void) { return __errno(); }
+#endif
+
 #if defined(__linux__)
 
 /* Is a lower-numbered hyperthread of the same core also in the mask? Reads a list such as "0-1" or "0,64". */
@@ -166,7 +173,7 @@ void isthmus_os_release_pages(uint8_t *data, int64_t bytes) {
   if (data) munmap(data, mapped_size(bytes));
 }
 
-int isthmus_os_start(isthmus_os_thread *thread, void *(*body)(void *), void *argument) {
+int isthmus_os_start(isthmus_os_thread *thread, isthmus_os_body body, void *argument) {
   sigset_t all, before;
   sigfillset(&all);
   /* Signals belong to the application's own threads; a new thread inherits the mask. */

@@ -7,8 +7,6 @@
 #include "pool.h"
 
 #include <stdatomic.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "os.h"
 
@@ -122,33 +120,39 @@ static void spread_out(worker *self) {
   }
 }
 
-static void *work(void *argument) {
+static ISTHMUS_OS_BODY work(void *argument) {
   worker *self = argument;
   isthmus_pool *pool = self->pool;
   for (unsigned seen = 0;; seen++) {
     gate_wait(&pool->work, seen, pool->barrier.crowded);
-    if (pool->stopping) return NULL;
+    if (pool->stopping) return 0;
     if (!pool->barrier.crowded) spread_out(self);
     pool->run(pool->frame, self->number);
     isthmus_barrier_meet(&pool->barrier); /* keeps `seen` in step: no run begins before all left the last one */
   }
 }
 
+static int64_t bytes_of(int32_t threads) {
+  return (int64_t)(sizeof(isthmus_pool) + (size_t)(threads - 1) * sizeof(worker));
+}
+
+static void release(isthmus_pool *pool) {
+  isthmus_os_release_pages((uint8_t *)(void *)pool, bytes_of(pool->barrier.threads));
+}
+
 isthmus_pool *isthmus_pool_new(int32_t threads) {
-  const size_t size = sizeof(isthmus_pool) + (size_t)(threads - 1) * sizeof(worker);
-  isthmus_pool *pool = aligned_alloc(LINE, (size + LINE - 1) / LINE * LINE);
+  isthmus_pool *pool = (isthmus_pool *)(void *)isthmus_os_pages(bytes_of(threads));
   if (!pool) return NULL;
-  memset(pool, 0, size);
   pool->barrier.threads = threads;
   pool->barrier.crowded = threads > isthmus_os_processors();
   atomic_init(&pool->barrier.arrived, 0);
   if (gate_make(&pool->barrier.phase) != 0) {
-    free(pool);
+    release(pool);
     return NULL;
   }
   if (gate_make(&pool->work) != 0) {
     isthmus_os_bed_free(&pool->barrier.phase.bed);
-    free(pool);
+    release(pool);
     return NULL;
   }
   for (; pool->workers < threads - 1; pool->workers++) {
@@ -171,7 +175,7 @@ void isthmus_pool_free(isthmus_pool *pool) {
   for (int32_t i = 0; i < pool->workers; i++) isthmus_os_join(pool->worker[i].thread);
   isthmus_os_bed_free(&pool->work.bed);
   isthmus_os_bed_free(&pool->barrier.phase.bed);
-  free(pool);
+  release(pool);
 }
 
 void isthmus_pool_run(isthmus_pool *pool, isthmus_frame *frame, void (*run)(const isthmus_frame *, int32_t)) {

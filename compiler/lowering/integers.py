@@ -1,0 +1,151 @@
+"""Lowering of products of bytes, and of what makes bytes of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from isthmus.ir.graph import Value
+from isthmus.ir.sparse import Blocks
+from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
+from isthmus.kernels import block_gemm, block_row, gemm, quantize_rows, sparse
+from isthmus.kernels.builder import C_TYPES
+from isthmus.kernels.byte_arithmetic import arithmetic_of, words_of
+from isthmus.lowering.heavy import distance, row_result
+from isthmus.lowering.plan import Arg, Number, Pointer, Scratch
+from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32, static_size
+from isthmus.lowering.views import whole
+
+
+def _scale(state: Lowering, scale: Value) -> tuple[Pointer, Arg]:
+    """One scale, or those of rows, and how far apart they are."""
+    if not scale.shape:
+        view = state.contiguous(scale)
+        return Pointer(view.buffer, view.offset), Number(0)
+    view, _, pitch = state.rows(scale)
+    return Pointer(view.buffer, view.offset, pitch), distance(pitch)
+
+
+def _columns(state: Lowering, value: Value, width: int) -> Pointer:
+    """A vector of whole panels: what is computed lies in memory of that size, whatever is beyond."""
+    if value.t.encoding is not None:
+        return Pointer(state.view(value).buffer)
+    size = -(-value.t.static_shape[0] // width) * width
+    place = whole(state.temporary(value, size), value.shape)
+    view = state.copy(value, state.view(value), place) if value in state.views else state.store(value, place)
+    return Pointer(view.buffer)
+
+
+def _integer_linear(state: Lowering, value: Value) -> None:
+    x, w, offset, x_scale, w_scale, bias, *residual = value.args
+    stored = w.t.encoding
+    if not isinstance(stored, Interleaved | Blocks):
+        raise not_on_target(value, state.target, "its weight is not packed")
+    arithmetic = (words_of if isinstance(stored, Blocks) else arithmetic_of)(state.target)
+    if x.dtype.c != C_TYPES[arithmetic.x]:
+        raise not_on_target(value, state.target, "its rows are other bytes")
+    k, n = w.t.static_shape
+    activation = None if value.attr("activation") == "none" else value.attr("activation")
+    scratch: list[Arg] = []
+    if isinstance(stored, Blocks):
+        shape = (stored.outputs, stored.inputs)
+        kernel = sparse.kernel(state.target, *shape, activation, bool(residual), arithmetic)
+        width = sparse.group_width(state.target, stored.outputs)
+        tile, sums = sparse.scratch_words(state.target, stored, n, arithmetic)
+        scratch = [Scratch(tile), Scratch(sums, tile)]
+    else:
+        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic)
+        width = stored.width
+    source, rows, ldx = state.rows(x)
+    others = [state.rows(r) for r in residual]
+    scale, lds = _scale(state, x_scale)
+    vectors = [_columns(state, v, width) for v in (offset, w_scale, bias)]
+    place, ldy = row_result(state, value, n)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        Pointer(state.view(w).buffer),
+        vectors[0],
+        scale,
+        lds,
+        *vectors[1:],
+        *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
+        Pointer(place.buffer, place.offset, ldy),
+        *scratch,
+        Number(k),
+        Number(n),
+        *([Number(stored.window)] if isinstance(stored, Blocks) else []),
+        *map(distance, (ldx, *(pitch for _, _, pitch in others), ldy)),
+    ]
+    state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
+    state.views[value] = place
+
+
+def _block_linear(state: Lowering, value: Value) -> None:
+    x, q, scale, bias = value.args
+    if not isinstance(q.t.encoding, Nibbles | Interleaved | SmallFloats):
+        raise not_on_target(value, state.target, "its weight is not packed")
+    (k, n), width = q.t.static_shape, q.t.encoding.width
+    block = k // scale.t.static_shape[0]
+    room = block_row.scratch_floats(state.target, k)
+    source, rows, ldx = state.rows(x)
+    place, ldy = row_result(state, value, n)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        *(Pointer(state.view(v).buffer) for v in (q, scale, bias)),
+        Pointer(place.buffer, place.offset, ldy),
+        *([Scratch(room)] if room else []),
+        Number(k),
+        Number(n),
+        Number(block.bit_length() - 1),
+        distance(ldx),
+        distance(ldy),
+    ]
+    scales = "float16" if scale.dtype is DType.F16 else "float32"
+    kernel = block_gemm.kernel(state.target, value.attr("bits"), scales, value.attr("floats"))
+    state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
+    state.views[value] = place
+
+
+def _quantize_rows(state: Lowering, value: Value) -> None:
+    x, scale, zero = value.args
+    width = static_size(value, state, x.shape[-1])
+    source, rows, ldx = state.rows(x)
+    steps, lds = _scale(state, scale)
+    point = state.contiguous(zero)
+    place, ldy = row_result(state, value, width)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        steps,
+        Pointer(point.buffer, point.offset),
+        Pointer(place.buffer, place.offset, ldy),
+        Number(width),
+        distance(ldx),
+        lds,
+        distance(ldy),
+    ]
+    kernel = quantize_rows.kernel(state.target, "uint8" if str(value.dtype) == "u8" else "int8")
+    state.call(kernel, args, place.buffer, value, rows, row_local=True)
+    state.views[value] = place
+
+
+def _row_scale(state: Lowering, value: Value) -> None:
+    require_f32(value, state.target)
+    (x,) = value.args
+    source, rows, ldx = state.rows(x)
+    place, ldy = row_result(state, value, 1)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        Pointer(place.buffer, place.offset, ldy),
+        Number(x.shape[-1]),
+        distance(ldx),
+        distance(ldy),
+    ]
+    state.call(quantize_rows.scale_kernel(state.target), args, place.buffer, value, rows, row_local=True)
+    state.views[value] = place
+
+
+HANDLERS: Mapping[str, Handler] = {
+    "integer_linear": _integer_linear,
+    "block_linear": _block_linear,
+    "quantize_rows": _quantize_rows,
+    "row_scale": _row_scale,
+}
