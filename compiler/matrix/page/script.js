@@ -1,0 +1,3 @@
+for (const button of document.querySelectorAll("#matrix button")) {
+  button.addEventListener("click", () => document.getElementById(button.dataset.opens).showModal());
+}
