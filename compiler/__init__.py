@@ -3,6 +3,7 @@
     bundle = isthmus.compile("model.onnx", target="host", out="dist")
     session = isthmus.load(bundle.path)
     outputs = session(input_ids=ids, attention_mask=mask)
+    result = isthmus.build("isthmus.toml")
 
 Names are loaded when they are first used, so that a machine that only runs bundles needs no compiler.
 """
@@ -13,12 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from isthmus.api import compile  # noqa: A004 - the verb the user wants
+    from isthmus.api import build, compile  # noqa: A004 - the verb the user wants
     from isthmus.driver import Bundle
     from isthmus.errors import BundleError, CompilerBug, InputError, IsthmusError, ModelError, QualityError
+    from isthmus.passes.quantize.options import Quantization, Scheme
+    from isthmus.quantizer.search import Budget
     from isthmus.runtime import Session, load
 
 __all__ = [
+    "Budget",
     "Bundle",
     "BundleError",
     "CompilerBug",
@@ -26,14 +30,21 @@ __all__ = [
     "IsthmusError",
     "ModelError",
     "QualityError",
+    "Quantization",
+    "Scheme",
     "Session",
+    "build",
     "compile",
     "load",
 ]
 
 _HOMES = {
+    "Budget": "isthmus.quantizer.search",
     "Bundle": "isthmus.driver",
+    "Quantization": "isthmus.passes.quantize.options",
+    "Scheme": "isthmus.passes.quantize.options",
     "Session": "isthmus.runtime",
+    "build": "isthmus.api",
     "compile": "isthmus.api",
     "load": "isthmus.runtime",
 }

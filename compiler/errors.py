@@ -24,6 +24,16 @@ class Code(Enum):
     BAD_DIM = "E1006 bad-dim"
     UNKNOWN_PHASE = "E1007 unknown-phase"
     CANNOT_WRITE = "E1008 cannot-write"
+    MISSING_PACKAGE = "E1009 missing-package"
+    PEER_REFUSES = "E1010 peer-refuses"
+    UNKNOWN_INPUT = "E1011 unknown-input"
+    BAD_FIX = "E1012 bad-fix"
+    BAD_PLUGIN = "E1013 bad-plugin"
+    BAD_GROUP = "E1014 bad-group"
+    NO_CALIBRATION = "E1015 no-calibration"
+    BAD_CALIBRATION = "E1016 bad-calibration"
+    BAD_METRIC = "E1017 bad-metric"
+    BAD_SPARSITY = "E1018 bad-sparsity"
     # E11xx: the model file
     NOT_ONNX = "E1101 not-onnx"
     EMPTY_MODEL = "E1102 empty-model"
@@ -42,20 +52,31 @@ class Code(Enum):
     BAD_TEXT = "E1301 bad-text"
     # E14xx: the chip
     NOT_ON_TARGET = "E1401 not-on-target"
+    # E15xx: the matrix
+    BAD_CONFIG = "E1501 bad-config"
+    DRIFTED = "E1502 drifted"
+    WORKER_DIED = "E1503 worker-died"
+    NO_REPORT = "E1504 no-report"
+    OVER_MEMORY = "E1505 over-memory"
     # E20xx: bundles
     NOT_A_BUNDLE = "E2001 not-a-bundle"
     NEWER_FORMAT = "E2002 newer-format"
     DAMAGED_BUNDLE = "E2003 damaged-bundle"
     WRONG_MACHINE = "E2004 wrong-machine"
+    NO_RUNNER = "E2005 no-runner"
     # E21xx: running
     BAD_INPUT = "E2101 bad-input"
     RUN_FAILED = "E2102 run-failed"
     # E30xx: the result is not good enough
     NOT_ACCURATE = "E3001 not-accurate"
+    OVER_BUDGET = "E3002 over-budget"
+    NOT_REPRODUCED = "E3003 not-reproduced"
     # W: warnings
     NAN_WEIGHTS = "W1001 nan-weights"
     NARROWED = "W1002 narrowed"
     NO_SELF_TEST = "W1003 no-self-test"
+    DAMAGED_CACHE = "W1501 damaged-cache"
+    CACHE_NOT_WRITTEN = "W1502 cache-not-written"
 
     @property
     def number(self) -> str:
@@ -100,6 +121,10 @@ class ModelError(IsthmusError):
 
 class BundleError(IsthmusError):
     """A bundle cannot be opened on this machine; the message says why."""
+
+
+class RunnerError(IsthmusError):
+    """Nothing on this machine executes the bundle's code; the message says what to install."""
 
 
 class InputError(IsthmusError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ class Machine:
     arch: str
     os: str
     cpu_flags: frozenset[str] = frozenset()
+    byte_order: str = sys.byteorder
 
     @classmethod
     def here(cls, cpuinfo: Path = _CPUINFO) -> Machine:
@@ -27,7 +29,13 @@ class Machine:
             text = cpuinfo.read_text(encoding="utf-8", errors="replace")
         except OSError:
             text = ""
-        return cls(_ARCH_SPELLINGS.get(arch, arch), platform.system().lower(), parse_cpu_flags(text))
+        return cls(_ARCH_SPELLINGS.get(arch, arch), _system(), parse_cpu_flags(text))
+
+
+def _system() -> str:
+    """`linux` stands for glibc; another C library of Linux is told apart by what it is not."""
+    name = platform.system().lower()
+    return "linux-musl" if name == "linux" and not platform.libc_ver()[0] else name
 
 
 def parse_cpu_flags(cpuinfo: str) -> frozenset[str]:

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
+from typing import Literal, TypeAlias
 
 from isthmus.errors import Code, CompilerBug, ModelError, Problem, nearest
 from isthmus.machine import Machine
+from isthmus.systems import Toolchain
+
+ByteOrder: TypeAlias = Literal["little", "big"]
+KernelForm: TypeAlias = Literal["llvm", "c"]
 
 
 @dataclass(frozen=True, slots=True)
 class VectorUnit:
-    """The vector registers: their width in bits, their number, and whether a*b+c is one instruction."""
+    """The vector registers: their width in bits, their number, and whether a*b+c is one instruction.
+
+    `relaxed`: that instruction may round once or twice, as whoever runs it likes.
+    """
 
     bits: int
     registers: int
     fma: bool
+    relaxed: bool = False
 
     def lanes(self, element_bits: int = 32) -> int:
-        """Elements of `element_bits` bits that one register holds."""
-        return self.bits // element_bits
+        """Elements of `element_bits` bits in one register; one of 32 bits holds one of anything."""
+        return 1 if self.bits == 32 else self.bits // element_bits
 
 
 def gemm_tile(vector: VectorUnit) -> tuple[int, int]:
@@ -40,6 +55,33 @@ def panel_width(vector: VectorUnit) -> int:
     return gemm_tile(vector)[1] * vector.lanes(32)
 
 
+# Neighbours of K in packed weights of bytes, where no instruction reads more at once.
+BYTES_IN_WORD = 4
+
+# Columns of a panel whose products are made in tiles: two of them.
+TILE_COLUMNS = 32
+
+
+def sparse_vectors(vector: VectorUnit, outputs: int) -> int:
+    """Vectors of rows in a tile of activations that a product with a sparse matrix reads.
+
+    With more of them fewer loads come to a multiplication; the sums of `outputs` columns at a time, a line of
+    the tile and a number have to fit the registers.
+    """
+    return max(1, min(4, (vector.registers - 6) // outputs))
+
+
+# Bytes of such a tile: measured, a little more than the nearest cache is better than less.
+SPARSE_TILE_BYTES = 48 << 10
+
+
+def sparse_window(vector: VectorUnit, outputs: int, inputs: int, depth: int) -> int:
+    """Rows of the matrix that one tile serves, whole blocks of `inputs`: windows of nearly one size."""
+    line = 4 * sparse_vectors(vector, outputs) * vector.lanes(32)
+    windows = -(-depth // (SPARSE_TILE_BYTES // line))
+    return -(-depth // windows // inputs) * inputs if depth else inputs
+
+
 @dataclass(frozen=True, slots=True)
 class Caches:
     """Data caches of one core, in bytes."""
@@ -50,37 +92,229 @@ class Caches:
 
 
 @dataclass(frozen=True, slots=True)
-class Toolchain:
-    """How the C parts are compiled and linked: arguments of `zig cc`.
+class Runner:
+    """How a program made for a chip is run on a machine that is none: by an emulator.
 
-    `zig_cpu` is the baseline of the chip's family, not the chip itself: the library must be able to say
-    "this machine lacks X" on a machine that lacks X.
+    `command` stands before the program's path; its first word is looked up in PATH. `files`, and `modules` of
+    this Python, have to be there as well. `package` is what to install when something is missing, for people
+    to read. `script` is, for a machine without a system, the linker script of programs, which are told no
+    arguments. `version` is the least major version, asked of `command[0] --version`.
     """
 
-    zig_target: str
-    zig_cpu: str
-    library: str
+    name: str
+    command: tuple[str, ...]
+    package: str
+    files: tuple[str, ...] = ()
+    version: int = 0
+    modules: tuple[str, ...] = ()
+    script: str = field(default="", repr=False)
+
+    def missing(self) -> tuple[str, ...]:
+        """What has to be installed first; empty when programs can be run."""
+        path = shutil.which(self.command[0])
+        lacking = [] if path else [self.command[0]]
+        if path and self.version and major_version(path) < self.version:
+            lacking = [f"{self.command[0]} {self.version} or later"]
+        lacking += [file for file in self.files if not Path(file).exists()]
+        return (*lacking, *(module for module in self.modules if find_spec(module) is None))
+
+
+def qemu_user(arch: str, cpu: str, triple: str, package: str, loader: str) -> Runner:
+    """qemu-user as `cpu`, with the C library that Debian's `package` puts below /usr/`triple`."""
+    root = f"/usr/{triple}"
+    return Runner(
+        f"qemu-{arch}",
+        (f"qemu-{arch}", "-cpu", cpu, "-L", root),
+        f"qemu-user, {package}",
+        (f"{root}/lib/{loader}",),
+    )
+
+
+@cache
+def major_version(program: str) -> int:
+    """The first number that `program --version` tells as its version; 0 if it tells none."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=60)
+    found = re.search(r"version (\d+)", done.stdout)
+    return int(found[1]) if found else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Routine:
+    """A C function that the chip brings and that computes an op in the place of our kernels.
+
+    It takes over `op` wherever the arguments' element types are `takes` and the result's is `gives`:
+
+        void symbol(const A *a, const B *b, .., R *result, const int64_t *sizes, int64_t begin, int64_t end)
+
+    Arguments and result lie in row order without gaps. `sizes` has for each argument its rank, then its dims.
+    It computes the rows begin..end-1 of the result (a row is the last axis); several threads call it, each
+    for rows of its own. `source` is the C text that defines it: C11, without the standard library but
+    <stdint.h>, static functions only besides `symbol`. Routines may share one source.
+    """
+
+    op: str
+    takes: tuple[str, ...]
+    gives: str
+    symbol: str
+    source: str = field(repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.op}({', '.join(self.takes)}) -> {self.gives} by {self.symbol}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Registers that hold matrices: 8 of 16 rows of 64 bytes, f32 sums of products of two of them.
+
+    `products` are types of elements with the LLVM intrinsic c += a b: a is rows x (words of K), b (words of
+    K) x 16 columns. The others are the intrinsics that set up and give back the tiles, zero, load and store
+    one. `guard` takes the place of the target's where tiles are used: it asks the system for them as well.
+    """
+
+    products: tuple[tuple[str, str], ...]
+    configure: str
+    release: str
+    zero: str
+    load: str
+    store: str
+    guard: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteProducts:
+    """The instruction that multiplies bytes and sums in i32, as an LLVM intrinsic over whole registers.
+
+    With `neighbours` = 4 it is `sums(sums, x, w)`: four products of neighbouring bytes are added to each sum,
+    w signed, x signed or `unsigned`. With 8 it is the same over registers of 16 bytes, of which x holds two
+    rows of eight and w two columns of eight: sums are those of both columns in the first row, then in the
+    second; `quads` is then the instruction for words of four, if there is one. With 2 it is `sums(x, w)`: two
+    products of neighbouring numbers of 16 bits, to which bytes are widened; such rows are unsigned.
+    """
+
+    intrinsic: str
+    neighbours: int
+    unsigned: bool
+    quads: str = ""
+
+    @property
+    def of_words(self) -> ByteProducts | None:
+        """The instruction for words of four: this one, or the one beside it."""
+        if self.neighbours == BYTES_IN_WORD:
+            return self
+        return ByteProducts(self.quads, BYTES_IN_WORD, self.unsigned) if self.quads else None
+
+    @property
+    def word(self) -> int:
+        """Neighbours of K that lie together in packed weights: bytes of a column that are read at once."""
+        return max(self.neighbours, BYTES_IN_WORD)
+
+
+# What executes code of a chip that the machine at hand is; any other word is a runner's name.
+NATIVE = "native"
+
+NO_CHECK = "static const char *isthmus_machine_check(void) { return 0; }\n"
+
+
+# What passes and the choice of kernels never ask for.
+OTHER_TRAITS = (
+    "name", "description", "arch", "features", "tvm", "caches", "toolchain", "cpu_flags", "guard",
+    "runners", "levels", "suffix",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """One chip, as data. Kernels, passes and the plan ask for what it has, never for its name.
 
-    `tvm` is the dictionary TVM's target parser takes. `cpu_flags` are the flags (spelt as Linux spells
-    them) a machine must have to run the code. `guard` is C source of
-    `static const char *isthmus_machine_check(void)`, which returns NULL or why this machine will not do.
+    `tvm` is the dictionary TVM's target parser takes. `features` say what code for it may rely on, in the
+    words of its makers. `cpu_flags` are the flags (spelt as Linux spells them) a machine must have to run
+    the code. `guard` is C source of `static const char *isthmus_machine_check(void)`, which returns NULL or
+    why this machine will not do. Each of `runners` runs bundles where the machine at hand is another one, the
+    one to prefer first.
+
+    `levels`, where there are any, are the chips of one family, best first, that a library for this one
+    carries code for; it takes the first that the machine can run, and everything else said here is about the
+    last. `suffix` ends the names of kernels, so that those of several levels fit one library.
+
+    `kernels`: made by LLVM, or C source, which has one lane and which the bundle holds for any compiler.
+    `routines` are C functions of the chip's own that compute ops. `byte_products` is the instruction for
+    products of bytes; None: they are multiplied as other integers. `instructions` are names with the text of
+    an LLVM function `isthmus_<name>`, always inlined, for what the builder cannot say:
+
+        dot_bf16(<16 x float> sums, <16 x i32> a, <16 x i32> b): sums + the products of two bf16 in each word
+        round_bf16(<16 x float>) -> <16 x i16>, and round_two_bf16(<16 x float> high, <16 x float> low) ->
+        <32 x i16>: to bf16, nearest even
+        widen_f16(<16 x i16>) -> <16 x float>: from f16
+
+    (for the lanes of the chip at hand). `tiles`, if it has matrix registers.
     """
 
     name: str
     description: str
+    arch: str
+    features: tuple[str, ...]
     tvm: Mapping[str, object]
     vector: VectorUnit
     caches: Caches
     toolchain: Toolchain
-    arch: str
-    os: str
-    cpu_flags: tuple[str, ...]
-    guard: str = field(repr=False)
+    cpu_flags: tuple[str, ...] = ()
+    guard: str = field(default=NO_CHECK, repr=False)
+    byte_order: ByteOrder = "little"
+    runners: tuple[Runner, ...] = ()
+    levels: tuple[Target, ...] = ()
+    suffix: str = ""
+    kernels: KernelForm = "llvm"
+    routines: tuple[Routine, ...] = ()
+    byte_products: ByteProducts | None = None
+    instructions: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    tiles: Tiles | None = None
+
+    def multiplies_in_tiles(self, element: str) -> bool:
+        """Whether tiles take elements of that type."""
+        return self.tiles is not None and element in dict(self.tiles.products)
+
+    @property
+    def multiplies_bf16(self) -> bool:
+        """Whether tiles or an instruction take pairs of bf16."""
+        return self.multiplies_in_tiles("bf16") or self.instruction("dot_bf16") is not None
+
+    def instruction(self, name: str) -> str | None:
+        """The text of an LLVM function among `instructions`."""
+        return dict(self.instructions).get(name)
+
+    def narrow_width(self, element: str) -> int:
+        """Columns of a panel of weights with elements narrower than f32."""
+        return TILE_COLUMNS if self.multiplies_in_tiles(element) else panel_width(self.vector)
+
+    def routine(self, op: str, takes: Sequence[str], gives: str) -> Routine | None:
+        """The chip's own function for `op` of these element types, if it has one."""
+        wanted = (op, tuple(takes), gives)
+        return next((r for r in self.routines if (r.op, r.takes, r.gives) == wanted), None)
+
+    @property
+    def byte_word(self) -> int:
+        """Neighbours of K that lie together in packed weights of products of bytes."""
+        return self.byte_products.word if self.byte_products is not None else BYTES_IN_WORD
+
+    @property
+    def unsigned_bytes(self) -> bool:
+        """Whether rows of bytes are unsigned where they are multiplied."""
+        return self.byte_products is not None and self.byte_products.unsigned
+
+    @property
+    def os(self) -> str:
+        """The operating system, as `Machine.os` says it."""
+        return self.toolchain.system.name
+
+    def symbol(self, name: str) -> str:
+        """The C symbol of the kernel called `name`."""
+        return f"{name}{self.suffix}"
+
+    @property
+    def kernel_traits(self) -> tuple[object, ...]:
+        """What decides about passes and kernels: chips that agree on it run the same kernels, each on code of
+        its own. Only how many rows a stage takes at a time, and where they lie, depends on caches as well."""
+        return tuple(getattr(self, f.name) for f in fields(self) if f.name not in OTHER_TRAITS)
 
     def missing_on(self, machine: Machine) -> tuple[str, ...]:
         """What `machine` lacks to run this target's code; empty when it can."""
@@ -91,43 +325,124 @@ class Target:
         ]
         return (*lacking, *(flag for flag in self.cpu_flags if flag not in machine.cpu_flags))
 
+    def executor(self, machine: Machine) -> str | None:
+        """What executes this target's code on `machine`: itself (`NATIVE`) or the first runner there is."""
+        if not self.missing_on(machine):
+            return NATIVE
+        return next((runner.name for runner in self.runners if not runner.missing()), None)
 
-def discover(package: ModuleType) -> dict[str, Target]:
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+_RESERVED = ("host", "new", "show", "test")
+
+
+def impossible_name(name: str) -> Iterator[str]:
+    """Why no chip can be called `name`; nothing when one can."""
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        words = ", ".join(_RESERVED)
+        yield f"{name!r} is no name: small letters, digits and . _ + - only, and not {words}"
+
+
+def impossible(target: object) -> Iterator[str]:
+    """Why `target` cannot be a chip; nothing when it can."""
+    if not isinstance(target, Target):
+        yield f"{target!r} is not an isthmus.target.Target"
+        return
+    yield from impossible_name(target.name)
+    if not target.arch:
+        yield "arch is empty: what `uname -m` says on such a machine"
+    if target.vector.lanes(32) < 1 or target.vector.bits % 32:
+        yield f"vectors of {target.vector.bits} bits: 32 for none, else a multiple of 32"
+    if target.vector.registers < 8:
+        yield f"{target.vector.registers} vector registers: kernels keep at least 8 values in them"
+    if min(target.caches.l1_bytes, target.caches.l2_bytes, target.caches.line_bytes) < 1:
+        yield f"{target.caches}: every size is at least 1"
+    if target.byte_order not in ("little", "big"):
+        yield f"byte order {target.byte_order!r}: little or big"
+    if "kind" not in target.tvm:
+        yield "tvm has no 'kind'"
+    if "isthmus_machine_check" not in target.guard:
+        yield "guard does not define isthmus_machine_check"
+    if not all(runner.command for runner in target.runners):
+        yield "a runner has no command"
+
+
+def _ignore(_: Problem) -> None:
+    return None
+
+
+def discover(package: ModuleType, warn: Callable[[Problem], None] = _ignore) -> dict[str, Target]:
     """Targets of every public module of `package` and of installed plug-ins, by name, least capable first.
 
     A module (or an entry point of the group `isthmus.targets`) declares `TARGETS`, a tuple of `Target`
-    ordered from least to most capable. Two of one name are an error.
+    ordered from least to most capable. A plug-in that cannot be used is left out, and `warn` told why.
     """
-    modules = [
-        importlib.import_module(f"{package.__name__}.{info.name}")
-        for info in pkgutil.iter_modules(package.__path__)
-        if not info.name.startswith("_")
-    ]
-    modules += [point.load() for point in sorted(entry_points(group="isthmus.targets"), key=lambda p: p.name)]
     found: dict[str, Target] = {}
-    for module in modules:
+    for info in pkgutil.iter_modules(package.__path__):
+        if info.name.startswith("_"):
+            continue
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
         for target in module.TARGETS:
-            if target.name in found:
-                raise CompilerBug(f"two targets are called {target.name!r}; one is in {module.__name__}")
+            if target.name in found or any(impossible(target)):
+                raise CompilerBug(f"{module.__name__} declares {target.name!r} again, or what cannot be")
             found[target.name] = target
+    for point in sorted(entry_points(group="isthmus.targets"), key=lambda p: p.name):
+        targets, reasons = _declared(point, found)
+        found.update((target.name, target) for target in targets)
+        for reason in reasons:
+            warn(Problem(Code.BAD_PLUGIN, reason, _maker(point), "fix the plug-in, or uninstall it"))
     return found
 
 
-def pick(name: str, known: Mapping[str, Target], machine: Machine) -> Target:
+def _maker(point: EntryPoint) -> str:
+    package = f"package {point.dist.name}, " if point.dist is not None else ""
+    return f"{package}entry point {point.name} = {point.value}"
+
+
+def _declared(point: EntryPoint, known: Mapping[str, Target]) -> tuple[list[Target], list[str]]:
+    """The targets of a plug-in that can be used, and why others cannot."""
+    good: dict[str, Target] = {}
+    reasons: list[str] = []
+    try:
+        targets = tuple(point.load().TARGETS)
+    except Exception as error:  # noqa: BLE001 - it is somebody else's code, and may raise anything
+        return [], [f"a plug-in does not load: {type(error).__name__}: {error}"]
+    for target in targets:
+        wrong = list(impossible(target))
+        if not wrong and (target.name in known or target.name in good):
+            wrong = ["another chip has this name"]
+        if wrong:
+            name = getattr(target, "name", "?")
+            reasons.append(f"a plug-in declares a chip {name!r} that cannot be: {'; '.join(wrong)}")
+        else:
+            good[target.name] = target
+    return list(good.values()), reasons
+
+
+def find(name: str, package: ModuleType, machine: Machine, where: str = "--target") -> Target:
+    """`pick` among all that `discover` finds; what is wrong with plug-ins is told when there is none."""
+    problems: list[Problem] = []
+    known = discover(package, problems.append)
+    try:
+        return pick(name, known, machine, where)
+    except ModelError as error:
+        raise ModelError((*error.problems, *problems)) from None
+
+
+def pick(name: str, known: Mapping[str, Target], machine: Machine, where: str = "--target") -> Target:
     """The target called `name`; `host` is the most capable known target that `machine` can run.
 
-    Raises `ModelError` (unknown-target) for a name nobody declares, or when no target fits the machine.
+    Raises `ModelError` (unknown-target), at the option or argument `where`, for a name nobody declares, or
+    when no target fits the machine.
     """
     if name in known:
         return known[name]
     if name != "host":
         raise ModelError(
-            Problem(
-                Code.UNKNOWN_TARGET, f"no target called {name!r}", "--target", nearest(name, [*known, "host"])
-            )
+            Problem(Code.UNKNOWN_TARGET, f"no target called {name!r}", where, nearest(name, [*known, "host"]))
         )
-    fitting = [target for target in known.values() if not target.missing_on(machine)]
-    if not fitting:
+    best = best_for(machine, known)
+    if best is None:
         raise ModelError(
             Problem(
                 Code.UNKNOWN_TARGET,
@@ -136,4 +451,10 @@ def pick(name: str, known: Mapping[str, Target], machine: Machine) -> Target:
                 f"name the chip to compile for: {', '.join(known)}",
             )
         )
-    return fitting[-1]
+    return best
+
+
+def best_for(machine: Machine, known: Mapping[str, Target]) -> Target | None:
+    """The most capable known target that `machine` can run; C where nothing better is known."""
+    fitting = [target for target in known.values() if not target.missing_on(machine)]
+    return max(fitting, key=lambda t: (t.kernels == "llvm", fitting.index(t)), default=None)

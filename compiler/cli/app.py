@@ -18,7 +18,7 @@ import click
 
 from isthmus.cli.crash import report_crash
 from isthmus.cli.output import show_problems
-from isthmus.errors import Code, IsthmusError, Problem
+from isthmus.errors import Code, IsthmusError, ModelError, Problem, nearest
 
 EXIT_INTERRUPTED = 128 + 2
 EXIT_BROKEN_PIPE = 128 + 13
@@ -32,7 +32,11 @@ COMMANDS = {
     "verify": "Check a bundle's answers against stored ones, or against onnxruntime.",
     "inspect": "Show what is in a bundle and how it was made.",
     "explain": "Say what became of a node of a model.",
-    "bench": "Time a bundle, alone or alternating with onnxruntime.",
+    "accuracy": "Measure what few bits cost, layer by layer, and find what breaks a result.",
+    "bench": "Time a bundle, alone or in turns with other engines; say where its time goes.",
+    "build": "Build a matrix of models and chips: what changed, with reports, for CI.",
+    "rebuild": "Build the matrix once more from nothing, and compare every byte.",
+    "diff": "Show what differs between two builds, or two bundles.",
     "targets": "List the chips that bundles can be made for.",
 }
 
@@ -48,6 +52,14 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"isthmus.cli.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS:
+            hint = nearest(args[0], COMMANDS)
+            raise ModelError(Problem(Code.BAD_OPTION, f"there is no command {args[0]!r}", hint=hint))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands, in the order you will want them"):
@@ -77,6 +89,8 @@ def main() -> None:
     """Run the command line and leave the process with its exit code."""
     # What a compiler makes stays until it is done; looking for garbage among it takes a tenth of the time.
     gc.set_threshold(100_000, 50, 100)
+    if sys.stdout is None:  # the shell's >&-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the process ends
     sys.exit(run(sys.argv[1:]))
 
 
@@ -103,15 +117,23 @@ def run(arguments: Sequence[str]) -> int:
         click.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
     except Exception as error:  # noqa: BLE001 - the last resort
         if (problem := _environment_problem(error)) is not None:
             show_problems([problem], debug)
+            _drop_output()
             return 2
         return report_crash(error, arguments, debug)
     return 0
+
+
+def _drop_output() -> None:
+    """Python would complain once more when it flushes at exit, if nothing can be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage_problem(error: click.ClickException) -> Problem:
@@ -125,6 +147,6 @@ def _environment_problem(error: Exception) -> Problem | None:
     if isinstance(error, MemoryError):
         return Problem(Code.RUN_FAILED, f"out of memory: {error}" if str(error) else "out of memory")
     refused = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
-    if isinstance(error, OSError) and error.errno in refused and error.filename:
-        return Problem(Code.CANNOT_WRITE, str(error.strerror), str(error.filename))
+    if isinstance(error, OSError) and error.errno in refused:
+        return Problem(Code.CANNOT_WRITE, str(error.strerror), str(error.filename or "standard output"))
     return None

@@ -11,6 +11,8 @@ import click
 
 from isthmus.bundle.manifest import Port
 from isthmus.errors import Code, ModelError, Problem, nearest
+from isthmus.passes.sparsify.options import FORMS, METHODS
+from isthmus.quantizer.plan import precisions
 from isthmus.tools.inputs import dim_names
 
 Value = TypeVar("Value")
@@ -24,6 +26,80 @@ def threads_option(command: Command) -> Command:
     """`--threads`, for commands that run a bundle."""
     text = "Threads to run on; by default one for each processor."
     return click.option("--threads", type=click.IntRange(min=1), help=text)(command)
+
+
+def level_option(command: Command) -> Command:
+    """`--level`, for commands that run a bundle."""
+    text = "Of a bundle with code for several chips: which one; by default the best this machine can run."
+    return click.option("--level", metavar="CHIP", help=text)(command)
+
+
+def fix_option(command: Command) -> Command:
+    """`--fix`, for commands that read a model."""
+    text = (
+        "Make a constant of an input: true, a number, a list or @file.npy. The bundle does not take it any "
+        "more. Repeatable."
+    )
+    return click.option("--fix", "fixes", multiple=True, metavar="NAME=VALUE", help=text)(command)
+
+
+def precision_options(command: Command) -> Command:
+    """`--precision` and what it may need, for commands that quantize a model."""
+    names = ", ".join(precisions())
+    command = click.option(
+        "--tokenizer", type=PATH, metavar="TOKENIZER.json", help="Makes inputs of a text file's lines."
+    )(command)
+    command = click.option(
+        "--calibration",
+        type=PATH,
+        metavar="DATA",
+        help="Requests like those the model will see: a .npz, a folder of them, or a text file.",
+    )(command)
+    return click.option(
+        "--precision",
+        default="f32",
+        show_default=True,
+        metavar="NAME",
+        help=f"How products compute: {names}.",
+    )(command)
+
+
+def outputs_options(command: Command) -> Command:
+    """`--only` and `--padding`, for commands that read a model."""
+    only = "Compile only what this output needs; the bundle has no others. Repeatable."
+    padding = (
+        "Outputs with a row for each position: as the model computes them, or 0 where the mask is (drop). A "
+        "batch then costs the sum of its lengths. Other outputs stay as they are."
+    )
+    choice = click.Choice(["keep", "drop"])
+    with_padding = click.option("--padding", type=choice, default="keep", show_default=True, help=padding)
+    return click.option("--only", "only", multiple=True, metavar="OUTPUT", help=only)(with_padding(command))
+
+
+def sparsity_options(command: Command) -> Command:
+    """`--sparsity` and its method, for commands that prune a model."""
+    command = click.option(
+        "--sparsity-method",
+        metavar="NAME",
+        help=f"What numbers are judged by: {', '.join(METHODS)}; by default the best there is data for.",
+    )(command)
+    return click.option("--sparsity", metavar="FORM", help=f"Prune matrices: {FORMS}.")(command)
+
+
+def decision_options(command: Command) -> Command:
+    """`--measure`, `--at` and `--decisions`, for commands that decide what to do with zeros."""
+    record = "Store matrices with zeros as in this bundle, or its report.json; the same bytes come out."
+    at = "A size of a dim to decide for; by default its bound. Repeatable."
+    measure = "Measure here which matrices with zeros are faster without; by default declared costs say."
+    command = click.option("--decisions", "record", type=PATH, metavar="BUNDLE", help=record)(command)
+    command = click.option("--at", "at", multiple=True, metavar="NAME=SIZE", help=at)(command)
+    return click.option("--measure", is_flag=True, help=measure)(command)
+
+
+def one_size(text: str) -> int | None:
+    """A size of at least 1; None if it is anything else."""
+    sizes = size_list(text)
+    return sizes[0] if sizes and len(sizes) == 1 and sizes[0] else None
 
 
 def assignments(

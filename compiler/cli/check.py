@@ -5,26 +5,35 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import click
+from rich.table import Table
 
 import isthmus.targets
-from isthmus.cli.arguments import PATH, assignments
+from isthmus.cli.arguments import PATH, assignments, fix_option, outputs_options, precision_options
 from isthmus.cli.output import Json, bytes_text, console, facts, json_option, show_json, show_problems, table
+from isthmus.cli.sparsity import show_sparsity
 from isthmus.cli.steps import Steps
-from isthmus.driver import Options, prepare, read_model
+from isthmus.codegen.weights_file import lay_out
+from isthmus.driver import Options, narrowed, narrowed_warning, quantized, read_model, require_bounds
 from isthmus.errors import Code, ModelError, Problem
+from isthmus.frontends.onnx import parse_fixes
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.ir.graph import Program, Value
+from isthmus.lowering.lower import arrange, choose
+from isthmus.lowering.state import Lowering
 from isthmus.machine import Machine
 from isthmus.passes import pipeline
-from isthmus.passes.pipeline import Step
-from isthmus.target import Target, discover, pick
+from isthmus.passes.pipeline import CLEAN, LEGALIZE, Step
+from isthmus.quantizer.plan import asked, with_precision
+from isthmus.target import Target, best_for, discover, pick
 from isthmus.tools.costs import sizes_for
-from isthmus.tools.preflight import Plans, Verdict, build_kernels, examine, failed, passed
+from isthmus.tools.preflight import Plans, Verdict, examine, failed, passed
 from isthmus.tools.sarif import sarif
+from isthmus.tools.sparsity import as_json
 
 MOST_MISSES = 12  # near misses shown; --json has all
 EXIT_FAILED = 2
@@ -35,7 +44,10 @@ REQUEST = {Code.NO_SUCH_FILE, Code.NOT_A_FILE, Code.UNKNOWN_DIM}
 @click.command("check")
 @click.argument("model", type=PATH)
 @click.option(
-    "--target", "names", multiple=True, help="A chip; by default every known one. Repeatable; `host` is one."
+    "--target",
+    "names",
+    multiple=True,
+    help="A chip; by default all that can do without bounds the dims lack. Repeatable; `host` is one.",
 )
 @click.option(
     "--dim",
@@ -47,12 +59,21 @@ REQUEST = {Code.NO_SUCH_FILE, Code.NOT_A_FILE, Code.UNKNOWN_DIM}
 @click.option(
     "--at", multiple=True, metavar="NAME=SIZE", help="A size at which memory and work are told. Repeatable."
 )
+@fix_option
+@outputs_options
+@precision_options
 @click.option("--sarif", "log", type=PATH, metavar="FILE", help="Also write the problems as SARIF 2.1.0.")
 @json_option
 def command(
     model: Path,
     names: tuple[str, ...],
     dims: tuple[str, ...],
+    fixes: tuple[str, ...],
+    only: tuple[str, ...],
+    padding: str,
+    precision: str,
+    calibration: Path | None,
+    tokenizer: Path | None,
     at: tuple[str, ...],
     log: Path | None,
     as_json: bool,
@@ -71,11 +92,18 @@ def command(
     """
     known = discover(isthmus.targets)
     machine = Machine.here()
-    host = next((t.name for t in reversed(known.values()) if not t.missing_on(machine)), None)
+    best = best_for(machine, known)
+    host = None if best is None else best.name
     targets = list({t.name: t for t in (pick(name, known, machine) for name in names or known)}.values())
     sizes = assignments("--at", at, _size, "NAME=SIZE")
     warnings: list[Problem] = []
-    options = Options(dims=parse_dims(dims), warn=warnings.append)
+    options = Options(
+        dims=parse_dims(dims),
+        fix=parse_fixes(fixes),
+        outputs=only,
+        drop_padding=padding == "drop",
+        warn=warnings.append,
+    )
     program: Program | None = None
     with Steps() as steps:
         steps.begin("import")
@@ -86,7 +114,18 @@ def command(
                 raise
             verdicts = [failed(target, target.name == host, error.problems) for target in targets]
         else:
-            verdicts = _check(program, targets, host, sizes_for(program, sizes), steps.begin)
+            if not names and any(dim.high is None for dim in program.dims):
+                targets = [target for target in targets if not target.toolchain.system.freestanding]
+            options = with_precision(
+                program, targets[0], options, asked(precision, calibration, tokenizer), measured=False
+            )
+            start = options.start
+            if options.quantize:
+                program, start = quantized(program, targets[0], options), LEGALIZE.name
+            verdicts = _check(
+                program, targets, host, sizes_for(program, sizes), steps.begin, warnings.append, start
+            )
+    warnings = list(dict.fromkeys(warnings))  # every target says the same
     if log is not None:
         _write_sarif(log, model, verdicts, warnings)
     if as_json:
@@ -108,31 +147,54 @@ def _check(
     host: str | None,
     sizes: Mapping[str, int],
     progress: Callable[[str], None],
+    warn: Callable[[Problem], None],
+    start: str = CLEAN.name,
 ) -> list[Verdict]:
-    """Everything a compile does before it generates code, for each target."""
+    """Everything a compile does before it generates code, for each target; once for those that run the same
+    kernels. Nothing behind it refuses a model: bodies of kernels, code and library can only fail by a bug."""
     common: list[Step] = []
     progress("passes")
     try:
-        # Any target will do: up to here they do not differ.
-        fused = pipeline.run(program, targets[0], stop_after=pipeline.SHARED, watch=common.append)
+        # What a chip's own routines take over is decided in these passes, too.
+        plain = next((target for target in targets if not target.routines), targets[0])
+        shared = pipeline.run_shared(program, plain, common.append, start)
     except ModelError as error:
         return [failed(target, target.name == host, error.problems) for target in targets]
-    # Bodies of kernels differ between chips only by numbers; a mistake in one would be ours, and in all.
-    built = host if host in {target.name for target in targets} else targets[0].name
+    if narrowed(common):
+        warn(narrowed_warning(program.name))
     verdicts = []
+    made: dict[tuple[object, ...], tuple[Program, Lowering] | ModelError] = {}
     for target in targets:
         progress(target.name)
-        steps = [*common]
+        if target.kernel_traits not in made:
+            same = target.routines == plain.routines
+            whole = partial(pipeline.run, program, start=start)
+            rest = partial(pipeline.run_rest, shared) if same else whole
+            made[target.kernel_traits] = _kernels(rest, target)
+        found = made[target.kernel_traits]
+        if isinstance(found, ModelError):
+            verdicts.append(failed(target, target.name == host, found.problems))
+            continue
+        legal, chosen = found
+        plan = arrange(legal, chosen, target)
         try:
-            made = prepare(fused, target, Options(start=pipeline.LEGALIZE.name, watch=steps.append))
+            require_bounds(plan, target)
         except ModelError as error:
             verdicts.append(failed(target, target.name == host, error.problems))
             continue
-        if target.name == built:
-            build_kernels(made.plan)
-        plans = examine(made.program, made.plan, made.layout, steps, sizes, os.cpu_count() or 1)
+        layout = lay_out(plan.weights, target.byte_order)
+        plans = examine(legal, plan, layout, common, sizes, os.cpu_count() or 1, target)
         verdicts.append(passed(target, target.name == host, plans))
     return verdicts
+
+
+def _kernels(rest: Callable[[Target], Program], target: Target) -> tuple[Program, Lowering] | ModelError:
+    """The program as `target` takes it after the `rest` of the passes, and its kernels; or the problems."""
+    try:
+        legal = rest(target)
+        return legal, choose(legal.main, target)
+    except ModelError as error:
+        return error
 
 
 # --- for people ---
@@ -146,24 +208,35 @@ def _show(program: Program | None, verdicts: Sequence[Verdict]) -> None:
         rows += [("input", _port(v.attr("name"), v)) for v in program.main.inputs]
         rows += [("output", _port(name, v)) for name, v in program.main.outputs]
         out.print(facts(rows))
-    grid = table(
-        "target", "verdict", "weights", "memory", "kernels", "calls", right=("weights", "memory", "kernels")
-    )
-    for verdict in verdicts:
-        mark = " (host)" if verdict.is_host else ""
-        plans = verdict.plans
-        if plans is None:
-            count = len(verdict.problems)
-            grid.add_row(verdict.target + mark, f"no: {count} problem{'s' * (count != 1)}", "", "", "", "")
-            continue
-        costs, calls = plans.costs, f"{sum(plans.kernels.values())} in {plans.stages} stages"
-        sizes = (bytes_text(costs.weights_bytes), bytes_text(costs.arena_bytes))
-        grid.add_row(verdict.target + mark, "compiles", *sizes, str(len(plans.kernels)), calls)
-    out.print(grid)
+    out.print(_grid(verdicts))
     plans = next((v.plans for v in verdicts if v.plans is not None), None)
     if plans is not None:
         _show_plans(plans)
     show_problems(problem for problem, _ in _problems(verdicts))
+
+
+def _grid(verdicts: Sequence[Verdict]) -> Table:
+    numbers = ("weights", "memory", "kernels")
+    grid = table("target", "verdict", *numbers, "calls", right=numbers, whole=("target", "verdict"))
+    first = verdicts[0].problems
+    if len(verdicts) > 1 and first and all(verdict.problems == first for verdict in verdicts):
+        # What is in the way of import is so for every chip.
+        grid.add_row(f"all {len(verdicts)}", _refusal(first))
+        return grid
+    for verdict in verdicts:
+        mark = " (host)" if verdict.is_host else ""
+        plans = verdict.plans
+        if plans is None:
+            grid.add_row(verdict.target + mark, _refusal(verdict.problems))
+            continue
+        costs, calls = plans.costs, f"{sum(plans.kernels.values())} in {plans.stages} stages"
+        sizes = (bytes_text(costs.weights_bytes), bytes_text(costs.arena_bytes))
+        grid.add_row(verdict.target + mark, "compiles", *sizes, str(len(plans.kernels)), calls)
+    return grid
+
+
+def _refusal(problems: Sequence[Problem]) -> str:
+    return f"no: {len(problems)} problem{'s' * (len(problems) != 1)}"
 
 
 def _port(name: str, value: Value) -> str:
@@ -176,12 +249,14 @@ def _show_plans(plans: Plans) -> None:
     at = ", ".join(f"{name}={size}" for name, size in costs.sizes.items()) or "the fixed sizes"
     rows = [
         ("fused", ", ".join(map(str, plans.fusions)) or "nothing"),
+        *([("padding", plans.padding)] if plans.padding else []),
         ("multiply-adds", f"{costs.multiply_adds}"),
         (f"at {at}", f"{costs.multiply_adds_at:,} multiply-adds"),
         ("", f"{bytes_text(costs.arena_bytes)} of working memory with {costs.threads} threads"),
         ("", f"{bytes_text(costs.ports_bytes)} of inputs and outputs"),
     ]
     out.print(facts(rows))
+    show_sparsity(map(as_json, plans.sparsity))
     if not plans.misses:
         return
     grid = table("near miss", "times", "reason", "nodes", right=("times",))
@@ -266,8 +341,10 @@ def _verdict_json(verdict: Verdict) -> Json:
             {"rule": m.rule, "reason": m.reason, "count": m.count, "nodes": list(m.nodes)}
             for m in plans.misses
         ],
+        "padding": plans.padding,
         "kernels": dict(plans.kernels),
         "stages": plans.stages,
+        "sparsity": [dict(as_json(layer)) for layer in plans.sparsity],
         "sizes": dict(costs.sizes),
         "threads": costs.threads,
         "weights_bytes": costs.weights_bytes,

@@ -5,28 +5,45 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from isthmus.cli.arguments import PATH
+from isthmus.cli.arguments import (
+    PATH,
+    assignments,
+    decision_options,
+    fix_option,
+    one_size,
+    outputs_options,
+    precision_options,
+    sparsity_options,
+)
 from isthmus.cli.output import (
     Json,
     bytes_text,
+    console,
     json_option,
     seconds_text,
     show_json,
     show_problems,
+    table,
 )
 from isthmus.cli.steps import Steps
 from isthmus.codegen.cache import cache_dir
-from isthmus.driver import PHASES, Bundle, Options, compile_program, find_target, read_model
+from isthmus.driver import PHASES, Bundle, Options, choosing, compile_program, find_target, read_model
 from isthmus.errors import Code, ModelError, Problem, nearest
+from isthmus.frontends.onnx import parse_fixes
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.ir.graph import Program
 from isthmus.ir.printer import show
 from isthmus.ops import text
 from isthmus.passes import pipeline
+from isthmus.passes.pipeline import QUANTIZE
+from isthmus.quantizer.decide import Deciding, with_decisions
+from isthmus.quantizer.plan import AUTO, asked, with_precision
+from isthmus.quantizer.search import Budget, Tried, front, parse_drop
 from isthmus.target import Target
 from isthmus.tools.dump import Dumper
 
@@ -45,6 +62,20 @@ from isthmus.tools.dump import Dumper
     metavar="NAME=SIZE",
     help="Fix a dim (seq=128) or bound it (seq=1..512). Others stay free. Repeatable.",
 )
+@fix_option
+@precision_options
+@outputs_options
+@click.option(
+    "--max-drop",
+    metavar="PERCENT",
+    help="Of --precision auto and --sparsity: how much accuracy may drop.  [auto: 0.5%]",
+)
+@click.option(
+    "--metric", metavar="NAME", help="What accuracy is: cosine, mse, or MODULE:FUNCTION.  [default: cosine]"
+)
+@click.option("--keep", is_flag=True, help="Take what comes closest where nothing meets the budget.")
+@sparsity_options
+@decision_options
 @click.option(
     "--stop-after", metavar="PHASE", help=f"Print the program after a phase instead: {', '.join(PHASES)}."
 )
@@ -58,6 +89,20 @@ def command(
     output: Path,
     name: str | None,
     dims: tuple[str, ...],
+    fixes: tuple[str, ...],
+    precision: str,
+    calibration: Path | None,
+    tokenizer: Path | None,
+    only: tuple[str, ...],
+    padding: str,
+    max_drop: str | None,
+    metric: str | None,
+    keep: bool,
+    sparsity: str | None,
+    sparsity_method: str | None,
+    measure: bool,
+    at: tuple[str, ...],
+    record: Path | None,
     stop_after: str | None,
     dump: Path | None,
     resume_from: str | None,
@@ -71,12 +116,30 @@ def command(
       isthmus compile model.onnx
       isthmus compile model.onnx --target host --dim batch=1 --dim seq=1..512 -o dist
       bundle=$(isthmus compile model.onnx) && isthmus verify $bundle
+      isthmus compile decoder.onnx --fix use_cache_branch=true --name decoder-with-past
+      isthmus compile model.onnx --precision int8
+      isthmus compile model.onnx --precision int8-static --calibration texts.txt --tokenizer tokenizer.json
+      isthmus compile encoder.onnx --only sentence_embedding
+      isthmus compile encoder.onnx --padding drop
+      isthmus compile model.onnx --precision auto --max-drop 0.3% --calibration requests/
+      isthmus compile model.onnx --sparsity unstructured@0.9
+      isthmus compile model.onnx --sparsity auto --max-drop 2% --calibration requests/
+      isthmus compile model.onnx --measure --at batch=8 --at seq=128
+      isthmus compile model.onnx --decisions dist/model@x86-64-v4
       isthmus compile model.onnx --stop-after fuse
       isthmus compile model.onnx --dump dump
       isthmus compile dump/1.clean.txt --resume-from fuse
     """
     started = time.perf_counter()
     check_phases(stop_after, resume_from)
+    if fixes and resume_from is not None:
+        message = "the inputs of a program that was dumped can no longer be fixed"
+        raise ModelError(Problem(Code.BAD_OPTION, message, "--fix", "give --fix when it is dumped"))
+    if (only or padding == "drop") and resume_from is not None:
+        message, option = "the outputs of a program that was dumped are chosen", "--only, --padding"
+        raise ModelError(Problem(Code.BAD_OPTION, message, option, "give them when it is dumped"))
+    deciding = Deciding(measure, assignments("--at", at, one_size, "NAME=SIZE"), record)
+    budget = _budget(precision, sparsity, max_drop, metric, keep)
     warnings: list[Problem] = []
     dumper = Dumper(dump)
     try:
@@ -84,6 +147,9 @@ def command(
             options = Options(
                 name=name,
                 dims=parse_dims(dims),
+                fix=parse_fixes(fixes),
+                outputs=only,
+                drop_padding=padding == "drop",
                 start=resume_from or PHASES[1],
                 verify=verify,
                 cache=cache_dir(os.environ),
@@ -94,6 +160,11 @@ def command(
             chip = find_target(target)
             program = read_model(model, options) if resume_from is None else text.load(model)
             dumper.begin(PHASES[PHASES.index(options.start) - 1], program)
+            wanted = asked(precision, calibration, tokenizer, budget, sparsity, sparsity_method)
+            if PHASES.index(options.start) <= PHASES.index(QUANTIZE.name):
+                options = with_precision(program, chip, options, wanted)
+            if stop_after in (None, PHASES[-1]):
+                options = with_decisions(program, chip, options, deciding)
             if stop_after is None:
                 bundle = compile_program(program, chip, output, options)
             else:
@@ -106,6 +177,29 @@ def command(
         _show(bundle, time.perf_counter() - started, warnings, as_json)
     else:
         click.echo(show(program), nl=False)
+
+
+def _budget(
+    precision: str, sparsity: str | None, max_drop: str | None, metric: str | None, keep: bool
+) -> Budget | None:
+    if precision == AUTO or sparsity == AUTO or (sparsity is not None and max_drop is not None):
+        return Budget(parse_drop(max_drop or "0.5%"), metric or "cosine", keep, _show_front)
+    for option, value in (("--max-drop", max_drop), ("--metric", metric), ("--keep", keep or None)):
+        if value is not None:
+            raise ModelError(Problem(Code.BAD_OPTION, "is for --precision auto and --sparsity", option))
+    return None
+
+
+_COLUMNS = ("layers in int8", "accuracy", "drop", "time", "matrices")
+
+
+def _show_front(tried: Sequence[Tried]) -> None:
+    """Those that are best in something, on stderr: the result is the bundle."""
+    grid = table(*_COLUMNS, right=_COLUMNS)
+    for one in front(tried):
+        cost = seconds_text(one.seconds), bytes_text(one.matrix_bytes)
+        grid.add_row(str(len(one.layers)), f"{one.value:.5f}", f"{one.drop:.3%}", *cost)
+    console(sys.stderr).print(grid)
 
 
 def check_phases(stop_after: str | None, resume_from: str | None) -> None:
@@ -122,7 +216,15 @@ def transform(program: Program, chip: Target, stop_after: str, options: Options)
     if PHASES.index(stop_after) < PHASES.index(options.start):
         return program
     options.progress("passes")
-    return pipeline.run(program, chip, start=options.start, stop_after=stop_after, watch=options.watch)
+    return pipeline.run(
+        program,
+        chip,
+        start=options.start,
+        stop_after=stop_after,
+        watch=options.watch,
+        quantize=options.quantize,
+        choose=choosing(chip, options),
+    )
 
 
 def _show(bundle: Bundle, seconds: float, warnings: list[Problem], as_json: bool) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 
-from isthmus.cli.arguments import PATH
+from isthmus.cli.arguments import PATH, fix_option, outputs_options
 from isthmus.cli.output import Json, console, facts, json_option, show_json, show_problems, table
 from isthmus.cli.steps import Steps
 from isthmus.driver import Options, find_target, prepare, read_model
 from isthmus.errors import Problem
-from isthmus.frontends.onnx import Imported
+from isthmus.frontends.onnx import Imported, parse_fixes
 from isthmus.frontends.onnx.signature import parse_dims
 from isthmus.passes.pipeline import Step
 from isthmus.tools.explain import Fate, Place, explain, find, numbers
@@ -28,8 +28,19 @@ from isthmus.tools.explain import Fate, Place, explain, find, numbers
     metavar="NAME=SIZE",
     help="As for compile: fix or bound a dim. Repeatable.",
 )
+@fix_option
+@outputs_options
 @json_option
-def command(model: Path, node: str | None, target: str, dims: tuple[str, ...], as_json: bool) -> None:
+def command(
+    model: Path,
+    node: str | None,
+    target: str,
+    dims: tuple[str, ...],
+    fixes: tuple[str, ...],
+    only: tuple[str, ...],
+    padding: str,
+    as_json: bool,
+) -> None:
     """Say what became of NODE of MODEL, an ONNX file; without NODE, of every one.
 
     NODE is the name of a node, or of a value that a node computes. A node without a name is called by its
@@ -47,6 +58,9 @@ def command(model: Path, node: str | None, target: str, dims: tuple[str, ...], a
     with Steps() as shown:
         options = Options(
             dims=parse_dims(dims),
+            fix=parse_fixes(fixes),
+            outputs=only,
+            drop_padding=padding == "drop",
             progress=shown.begin,
             watch=steps.append,
             warn=warnings.append,

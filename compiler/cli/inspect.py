@@ -11,6 +11,7 @@ from isthmus.bundle.manifest import DimBounds, Manifest
 from isthmus.bundle.reader import Bundle, missing, open_bundle
 from isthmus.cli.arguments import PATH
 from isthmus.cli.output import Json, bytes_text, console, facts, json_option, show_json, table
+from isthmus.cli.sparsity import show_sparsity
 from isthmus.machine import Machine
 
 REPORT = "report.json"
@@ -59,6 +60,8 @@ def _show_summary(bundle: Bundle) -> None:
         ("runs here", f"no: this machine {'; '.join(lacking)}" if lacking else "yes"),
         ("precision", manifest.precision),
         ("dims", ", ".join(map(bounds_text, manifest.dims)) or "none: every size is fixed"),
+        ("fixed inputs", ", ".join(f"{f.name} = {f.value[:40]}" for f in manifest.fixed)),
+        ("padding", f"dropped where {manifest.padding} is 0" if manifest.padding else ""),
         ("code", bytes_text(files[manifest.library].bytes)),
         ("weights", weights),
         ("passes", manifest.pipeline),
@@ -85,6 +88,12 @@ def _show_ports(manifest: Manifest) -> None:
 
 
 def _show_report(report: dict[str, Json]) -> None:
+    """The report, or one for each level of a family."""
+    levels = report.get("levels")
+    for name, level in levels.items() if isinstance(levels, dict) else ():
+        console().print(f"level {name}")
+        if isinstance(level, dict):
+            _show_report(level)
     kernels, rewrites = report.get("kernels"), report.get("rewrites")
     if isinstance(kernels, list):
         grid = table("kernel", "calls", "code", right=("calls", "code"))
@@ -93,6 +102,9 @@ def _show_report(report: dict[str, Json]) -> None:
                 size = bytes_text(int(str(kernel.get("object_bytes", 0))))
                 grid.add_row(str(kernel.get("symbol")), str(kernel.get("uses")), size)
         console().print(grid)
+    sparsity = report.get("sparsity")
+    if isinstance(sparsity, list):
+        show_sparsity(layer for layer in sparsity if isinstance(layer, dict))
     if isinstance(rewrites, dict) and rewrites:
         grid = table("rewrite", "times", right=("times",))
         for rule, times in rewrites.items():

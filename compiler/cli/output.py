@@ -8,7 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TextIO, TypeAlias, TypeVar
+from typing import Literal, TextIO, TypeAlias, TypeVar
 
 import click
 from rich import box
@@ -71,11 +71,12 @@ def progress(items: Iterable[Item], what: str, total: int) -> Iterator[Item]:
     yield from track(items, f"{what} ...", total, console=console(sys.stderr), transient=True)
 
 
-def table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table; the columns named in `right` hold numbers."""
+def table(*columns: str, right: Sequence[str] = (), whole: Sequence[str] = ()) -> Table:
+    """An empty table; the columns named in `right` hold numbers, those in `whole` are not broken."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for name in columns:
-        grid.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        justify: Literal["right", "left"] = "right" if name in right else "left"
+        grid.add_column(name, justify=justify, overflow="fold", no_wrap=name in whole)
     return grid
 
 

@@ -9,7 +9,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from isthmus.cli.arguments import PATH, assignments, threads_option
+from isthmus.cli.arguments import PATH, assignments, level_option, threads_option
 from isthmus.cli.output import Json, console, finite, json_option, show_json, table
 from isthmus.errors import Code, InputError, Problem
 from isthmus.runtime import load
@@ -23,6 +23,7 @@ Array = npt.NDArray[np.generic]
 @click.option("--inputs", "many", type=PATH, metavar="FILE.npz", help="Inputs by name.")
 @click.option("-o", "--output", type=PATH, metavar="FILE.npz", help="Where the outputs go, by name.")
 @threads_option
+@level_option
 @json_option
 def command(
     bundle: Path,
@@ -30,6 +31,7 @@ def command(
     many: Path | None,
     output: Path | None,
     threads: int | None,
+    level: str | None,
     as_json: bool,
 ) -> None:
     """Run BUNDLE once on inputs from .npy or .npz files, and show what came out.
@@ -40,7 +42,7 @@ def command(
       isthmus run dist/model@chip --inputs in.npz -o out.npz
     """
     inputs = read_inputs(single, many)
-    with load(bundle, threads) as session:
+    with load(bundle, threads, level=level) as session:
         outputs = session.run(inputs)
     if output is not None:
         write_outputs(output, outputs)
@@ -84,16 +86,21 @@ def _read(path: Path, option: str, problems: list[Problem]) -> dict[str, Array]:
         with found:
             return {name: found[name] for name in found.files}
     except (OSError, ValueError, EOFError) as error:
+        # NumPy takes whatever it does not know for a pickle, and recommends to open it.
+        why = "" if "pickle" in str(error) else f": {error}"
         problems.append(
-            Problem(Code.BAD_INPUT, f"not an array file: {error}", str(path), "np.save writes one")
+            Problem(Code.BAD_INPUT, f"not a file of arrays of numbers{why}", str(path), "np.save writes one")
         )
         return {}
 
 
 def write_outputs(path: Path, outputs: Mapping[str, Array]) -> None:
-    """Write an .npz under exactly this name."""
-    with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **outputs)
+    """Write an .npz under exactly this name. Raises InputError where that cannot be done."""
+    try:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+    except OSError as error:
+        raise InputError(Problem(Code.CANNOT_WRITE, str(error.strerror or error), str(path))) from None
 
 
 def _statistics(array: Array) -> tuple[str, str, str]:

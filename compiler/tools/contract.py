@@ -6,12 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from isthmus.ir.graph import Graph, Value
+from isthmus.ir.graph import Graph, Value, counted_by
 from isthmus.passes import pipeline
+from isthmus.passes.legalize.padding import RULE
 from isthmus.passes.pipeline import Step
 
 # Ops that do the work of a Transformer, in the order in which they are told.
-FUSED = ("attention", "layer_norm", "rms_norm", "linear")
+FUSED = (
+    "attention", "ragged_attention", "layer_norm", "rms_norm", "linear", "integer_linear", "block_linear",
+)  # fmt: skip
 # What is left of the work when a fusion did not happen.
 UNFUSED = ("matmul", "softmax")
 MAX_NODES = 5  # nodes named for each near miss
@@ -62,10 +65,13 @@ def _parts(op: str, values: Sequence[Value], slices: Mapping[Value, int]) -> Map
         return parts
     if op == "attention":
         parts.update("with mask" for v in values if len(v.args) == 4)
-    elif op == "linear":
+    elif op == "ragged_attention":
+        parts.update("with mask" for v in values if len(v.args) == 5)
+    elif op in ("linear", "integer_linear"):
+        operands = 3 if op == "linear" else 6
         activations = sorted(v.attr("activation") for v in values)
         parts.update(name for name in activations if name != "none")
-        parts.update("with residual" for v in values if len(v.args) == 4)
+        parts.update("with residual" for v in values if len(v.args) > operands)
         # Q, K and V are one wide product whose result is sliced.
         parts.update("wide" for v in values if slices.get(v, 0) > 1)
     return parts
@@ -91,3 +97,14 @@ def misses(steps: Iterable[Step]) -> tuple[Miss, ...]:
         if nodes:
             found.append(Miss(rule, reason, len(nodes), tuple(nodes[:MAX_NODES])))
     return tuple(sorted(found, key=lambda miss: (-miss.count, miss.rule, miss.reason)))
+
+
+def padding_text(graph: Graph, steps: Iterable[Step]) -> str:
+    """Whether padding is computed, and why; empty for a model that has none."""
+    masks = dict.fromkeys(v.loc for v in graph.nodes() if counted_by(v) is not None)
+    events = [event for step in steps for event in step.events if event.rule == RULE]
+    reasons = "; ".join(dict.fromkeys(event.reason for event in events if event.reason))
+    if not masks:
+        return f"computed: {reasons}" if reasons else ""
+    text = f"not computed where {', '.join(masks)} is 0: a batch costs the sum of its lengths"
+    return f"{text}; but in part: {reasons}" if reasons else text

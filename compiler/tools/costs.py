@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from isthmus.codegen.weights_file import ALIGNMENT
 from isthmus.errors import Code, ModelError, Problem, nearest
-from isthmus.ir.dims import Dim, evaluate_dim, names, product
-from isthmus.ir.graph import Graph, Program, Value
-from isthmus.lowering.plan import Plan, Port, RowStage
+from isthmus.ir.dims import Dim, evaluate_dim, names, product, substitute, sum_of
+from isthmus.ir.graph import Graph, Program, counted_by
+from isthmus.lowering.costs import multiply_adds_of
+from isthmus.lowering.plan import Port
 
 # The size of a dim that nobody gave one, where its bounds allow it: a sentence, a patch grid, a past.
 ORDINARY = 128
@@ -45,34 +45,9 @@ def port_bytes(ports: tuple[Port, ...], sizes: Mapping[str, int]) -> int:
     return sum(evaluate_dim(p.value.t.size, sizes) * p.value.dtype.bytes for p in ports)
 
 
-def arena_bytes(plan: Plan, sizes: Mapping[str, int], threads: int) -> int:
-    """Bytes of working memory of a session, as the generated `arrange` lays them out."""
-    total = 0
-    for slot in plan.memory.slots:
-        total += _rounded(max(evaluate_dim(b.size, sizes) * b.dtype.bytes for b in slot.buffers))
-    blocks = plan.memory.blocks
-    rows = [4 * s.block * blocks[s].row_elements for s in plan.stages if isinstance(s, RowStage)]
-    parts = [part for call in plan.calls() for part in call.scratch]
-    scratch = [4 * evaluate_dim(part.offset + part.floats, sizes) for part in parts]
-    return total + threads * (_rounded(max(rows, default=0)) + _rounded(max(scratch, default=0)))
-
-
-def _rounded(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
-
-
 def multiply_adds(graph: Graph) -> Dim:
     """Multiply-adds of all products of matrices in `graph`, which is nearly all the arithmetic there is."""
-    total: Dim = 0
-    for value in graph.nodes():
-        total = total + _multiply_adds(value)
-    return total
-
-
-def _multiply_adds(value: Value) -> Dim:
-    if value.op.name in ("linear", "matmul"):
-        return product(value.shape) * value.args[0].shape[-1]
-    if value.op.name == "attention":
-        q, k, v = value.args[:3]
-        return product(q.shape[:3]) * k.shape[2] * (q.shape[3] + v.shape[3])
-    return 0
+    nodes = list(graph.nodes())
+    # A dim that is counted is at most as large as what it is counted in.
+    most = {name: product(v.args[0].shape) for v in nodes if (name := counted_by(v)) is not None}
+    return sum_of(substitute(multiply_adds_of(node), most) for node in nodes)

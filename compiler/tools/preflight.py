@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from isthmus.codegen.session_memory import arena_bytes
 from isthmus.codegen.weights_file import WeightsLayout
 from isthmus.errors import Code, Problem
 from isthmus.ir.dims import Dim, evaluate_dim
@@ -13,8 +14,9 @@ from isthmus.ir.graph import Program
 from isthmus.lowering.plan import Plan
 from isthmus.passes.pipeline import Step
 from isthmus.target import Target
-from isthmus.tools.contract import Fusion, Miss, fusions, misses
-from isthmus.tools.costs import arena_bytes, multiply_adds, port_bytes
+from isthmus.tools.contract import Fusion, Miss, fusions, misses, padding_text
+from isthmus.tools.costs import multiply_adds, port_bytes
+from isthmus.tools.sparsity import Layer, layers, with_zeros
 
 # What to do about a problem that does not say it itself.
 REMEDIES: Mapping[Code, str] = {
@@ -50,6 +52,8 @@ class Plans:
     kernels: Mapping[str, int]  # by symbol: how many calls
     stages: int
     costs: Costs
+    sparsity: tuple[Layer, ...]  # matrices that have zeros
+    padding: str  # whether it is computed, and why; empty where the model has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +81,6 @@ def with_remedy(problem: Problem) -> Problem:
     return problem if problem.hint else replace(problem, hint=REMEDIES.get(problem.code, ""))
 
 
-def build_kernels(plan: Plan) -> None:
-    """Build the body of every kernel: after this only machine code is left to be made.
-
-    No model is refused here, so a failure is a `CompilerBug`: it is better met now than in a compile.
-    """
-    for kernel in plan.kernels():
-        _ = kernel.func
-
-
 def examine(
     program: Program,
     plan: Plan,
@@ -93,6 +88,7 @@ def examine(
     steps: Sequence[Step],
     sizes: Mapping[str, int],
     threads: int,
+    target: Target,
 ) -> Plans:
     """Look at a program after all passes, its plan and the passes that led there."""
     work = multiply_adds(program.main)
@@ -106,4 +102,12 @@ def examine(
         evaluate_dim(work, sizes),
     )
     uses = Counter(call.kernel.symbol for call in plan.calls())
-    return Plans(fusions(program.main), misses(steps), dict(sorted(uses.items())), len(plan.stages), costs)
+    return Plans(
+        fusions(program.main),
+        misses(steps),
+        dict(sorted(uses.items())),
+        len(plan.stages),
+        costs,
+        with_zeros(layers(program, target)),
+        padding_text(program.main, steps),
+    )

@@ -1,0 +1,1 @@
+"""The conformance kit: what a chip has to compute right, and how right it does."""
