@@ -15,6 +15,8 @@ hypothesis.settings.register_profile("isthmus", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("isthmus")
 
 ROOT = Path(__file__).resolve().parent.parent
+# What is printed into a pipe has a width of its own, which a runner of tests may have set otherwise.
+os.environ.pop("COLUMNS", None)
 
 
 @pytest.fixture(scope="session")

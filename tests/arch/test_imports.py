@@ -16,10 +16,16 @@ SOURCES = sorted(
 # Heavy packages -> the folders (or files) that may import them.
 ROOMS = {
     "tvm": ("compiler/kernels", "compiler/codegen"),
-    "onnx": ("frontends/onnx", "compiler/onnx_backend.py"),
+    # IREE is given a model with its sizes written into it.
+    "onnx": ("frontends/onnx", "compiler/onnx_backend.py", "compiler/tools/peers/iree.py"),
     "onnxruntime": ("compiler/tools",),
+    "openvino": ("compiler/tools/peers",),
+    "iree": ("compiler/tools/peers",),
+    "matplotlib": ("compiler/tools/plot.py",),
     "click": ("compiler/cli",),
     "rich": ("compiler/cli",),
+    "fsspec": ("compiler/matrix/cache.py",),
+    "distributed": ("compiler/matrix/pool.py",),
 }
 
 

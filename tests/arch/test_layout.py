@@ -28,7 +28,7 @@ def present() -> set[str]:
         for path in (ROOT / folder).iterdir()
         if path.name != "__pycache__" and (path.is_file() or any(path.rglob("*.py")))
     }
-    whole = {f"{name}" for name in ("targets", "examples", "scripts", "tests", "docs")}
+    whole = {f"{name}" for name in ("targets", "benchmarks", "examples", "scripts", "tests", "docs")}
     return (parts | whole) - UNLISTED
 
 

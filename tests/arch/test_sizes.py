@@ -25,3 +25,9 @@ def test_files_are_small() -> None:
         if lines > 400:
             warnings.warn(f"{path} has {lines} lines; split it before it has 600", stacklevel=1)
     assert not {path: lines for path, lines in sizes.items() if lines > 600}
+
+
+def test_a_chip_is_a_short_file() -> None:
+    sizes = {path.name: len(path.read_text("utf-8").splitlines()) for path in (ROOT / "targets").glob("*.py")}
+    assert len(sizes) > 5
+    assert not {name: lines for name, lines in sizes.items() if lines > 120}

@@ -22,7 +22,7 @@ def draft_manifest(name: str = "model") -> Manifest:
     return Manifest(
         name=name,
         model_digest="ab" * 32,
-        chip=Chip("big", "x86_64", "linux", ("avx2", "fma")),
+        chip=Chip("big", "x86_64", "linux", "little", ("avx2", "fma")),
         library="lib/libmodel.so",
         weights="weights.bin",
         dims=(DimBounds("batch"), DimBounds("seq", 1, 512)),

@@ -200,7 +200,7 @@ def test_the_machine_is_checked_before_the_library_is_opened(tmp_path: Path, wri
         write_bundle(folder, chip=type(open_bundle(folder).manifest.chip)("big", here.arch, here.os))
         load(folder)
     assert error.value.problems[0].code is Code.DAMAGED_BUNDLE
-    chip = type(open_bundle(folder).manifest.chip)("big", here.arch, here.os, ("flux_capacitor",))
+    chip = type(open_bundle(folder).manifest.chip)("big", here.arch, here.os, cpu_flags=("flux_capacitor",))
     write_bundle(folder, chip=chip)
     with pytest.raises(BundleError, match="lacks flux_capacitor") as error:
         load(folder)

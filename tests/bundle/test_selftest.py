@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -114,3 +115,32 @@ def test_integers_have_no_tolerance(case: Case) -> None:
     assert selftest.differences(exact, {"out": np.array([1, 2, 4])}) == [
         "output 'out': 1 of 3 elements differ"
     ]
+
+
+def test_many_small_differences_are_one_large_one(case: Case) -> None:
+    """As a wrong kernel behind a quantization makes them: no element far off, and none right."""
+    rng = np.random.default_rng(0)
+    expected = rng.standard_normal(1000).astype(np.float32)
+    noisy = (expected + 0.1 * rng.standard_normal(1000)).astype(np.float32)
+    stepped = expected.copy()
+    stepped[7] += 0.5
+    loose = replace(case, outputs={"out": expected}, tolerance=Tolerance(0.6))
+    sharp = replace(loose, tolerance=Tolerance(0.6, norm=0.05))
+    assert selftest.differences(loose, {"out": noisy}) == []
+    [line] = selftest.differences(sharp, {"out": noisy})
+    assert re.fullmatch(r"output 'out': off by 0\.1\d* of its length, allowed 0\.05", line)
+    assert selftest.differences(sharp, {"out": stepped}) == []
+    assert selftest.differences(sharp, {"out": np.zeros(1000, np.float32)})
+
+
+def test_nothing_is_no_distance_from_nothing(case: Case) -> None:
+    silent = replace(case, outputs={"out": np.zeros(3)}, tolerance=Tolerance(0.6, norm=0.05))
+    assert selftest.differences(silent, {"out": np.zeros(3)}) == []
+    assert selftest.differences(silent, {"out": np.full(3, 0.1)})
+
+
+def test_the_norm_is_stored(tmp_path: Path, write_bundle: Write, case: Case) -> None:
+    for tolerance in (Tolerance(1e-4, 1e-3), Tolerance(0.25, 0.25, 0.05)):
+        folder = tmp_path / f"{tolerance.norm}@big"
+        write_bundle(folder, {**CODE, **selftest.dump([replace(case, tolerance=tolerance)])})
+        assert selftest.load(open_bundle(folder))[0].tolerance == tolerance

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click import Command
+from click import Command, Group
 
 from isthmus.cli import app, targets
 from isthmus.errors import CompilerBug, QualityError
@@ -20,18 +20,21 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Make `isthmus targets` raise."""
 
     def install(error: BaseException) -> None:
-        def discover(_: object) -> None:
+        def discover(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr(targets, "discover", discover)
+        for name in ("discover", "find"):
+            monkeypatch.setattr(targets, name, discover)
 
     return install
 
 
 def test_commands_are_the_modules() -> None:
     folder = Path(app.__file__).parent
-    others = {"__init__", "app", "arguments", "crash", "output", "steps"}
-    assert set(app.COMMANDS) == {path.stem for path in folder.glob("*.py")} - others
+    others = {"__init__", "app", "arguments", "crash", "output", "sparsity", "steps"}
+    found = {path.stem for path in folder.glob("*.py")} - others
+    # What stands behind a command's name is a command within it.
+    assert set(app.COMMANDS) == {name for name in found if name.split("_")[0] not in found - {name}}
 
 
 @pytest.mark.parametrize("name", app.COMMANDS)
@@ -44,6 +47,8 @@ def test_help_has_examples(name: str, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize("name", app.COMMANDS)
 def test_every_result_comes_as_json(name: str) -> None:
     command = app.commands.get_command(None, name)  # type: ignore[arg-type]
+    if isinstance(command, Group):
+        command = command.commands["show"]
     assert isinstance(command, Command)
     assert "--json" in [option for parameter in command.params for option in parameter.opts]
 
@@ -61,7 +66,7 @@ def test_nothing_asked_shows_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["nonsense"], ["targets", "--nonsense"], ["run"], ["targets", "a", "b"]]
+    "arguments", [["--nonsense"], ["targets", "--nonsense"], ["run"], ["targets", "a", "b"]]
 )
 def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert app.run(arguments) == 2
@@ -69,6 +74,12 @@ def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert captured.err.startswith("E1003 bad-option: ")
     assert "hint: see isthmus" in captured.err
     assert not captured.out
+
+
+def test_a_misspelt_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert app.run(["chek", "model.onnx"]) == 2
+    expected = "E1003 bad-option: there is no command 'chek'\n    hint: did you mean 'check'?\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_unknown_target(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +161,8 @@ def test_targets(capsys: pytest.CaptureFixture[str]) -> None:
     table = capsys.readouterr().out
     assert len(every) >= 3
     assert sum(one["host"] for one in every) <= 1
-    assert all(one["name"] in table and one["description"] in table for one in every)
+    words = set(table.split())
+    assert all(words >= {one["name"], *one["description"].split(), *one["features"]} for one in every)
 
 
 def test_help_loads_no_compiler() -> None:
@@ -161,3 +173,12 @@ def test_help_loads_no_compiler() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "told"), [("> /dev/full", 2, "E1008 cannot-write: "), (">&-", 0, "")]
+)
+def test_nowhere_to_write_to(redirection: str, code: int, told: str) -> None:
+    command = f'"{sys.executable}" -c "from isthmus.cli import main; main()" targets {redirection}'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr[: len(told)]) == (code, told)

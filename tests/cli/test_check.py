@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from layer_models import broken_model, layer_model, save
 
+import isthmus.targets
 from isthmus.cli import app
+from isthmus.cli.check import _check
+from isthmus.codegen.session_memory import arena_bytes
+from isthmus.driver import Options, prepare, read_model, write_c
+from isthmus.target import Caches, discover
+from isthmus.tools.costs import sizes_for
 
 Capture = pytest.CaptureFixture[str]
 
@@ -52,6 +62,21 @@ def test_check_tells_programs(layer: Path, capsys: Capture) -> None:
     assert target["weights_bytes"] > 0 < target["working_bytes"]
 
 
+def test_check_of_chips_that_need_bounds(layer: Path, capsys: Capture) -> None:
+    """Left out by default where a dim has none, told of when asked for, in where all have one."""
+    boards = {t.name for t in discover(isthmus.targets).values() if t.toolchain.system.freestanding}
+    bounds = ["--dim", "batch=1..4", "--dim", "seq=1..8"]
+
+    def listed(status: int, *arguments: str) -> set[str]:
+        assert app.run(["check", str(layer), "--json", *arguments]) == status
+        return {target["target"] for target in json.loads(capsys.readouterr().out)["targets"]}
+
+    assert boards and not listed(0) & boards
+    assert listed(0, *bounds) >= boards
+    one = min(boards)
+    assert listed(2, "--target", one) == {one}
+
+
 def test_check_says_everything_that_is_in_the_way(broken: Path, tmp_path: Path, capsys: Capture) -> None:
     log = tmp_path / "problems.sarif"
     assert app.run(["check", str(broken), "--sarif", str(log), "--json"]) == 2
@@ -67,7 +92,7 @@ def test_check_says_everything_that_is_in_the_way(broken: Path, tmp_path: Path, 
     assert len(results[0]["properties"]["targets"]) == len(found["targets"])
     assert app.run(["check", str(broken)]) == 2
     captured = capsys.readouterr()
-    assert "no: 2 problems" in captured.out
+    assert captured.out.count("no: 2 problems") == 1 and f"all {len(found['targets'])}" in captured.out
     assert captured.err.count("E1203 unsupported-operator") == 1
     assert "hint:" in captured.err
 
@@ -134,3 +159,33 @@ def test_explain_refuses_what_is_not_there(layer: Path, broken: Path, capsys: Ca
     assert "did you mean '/act/erf'?" in captured.err
     assert app.run(["explain", str(broken)]) == 2
     assert "E1203 unsupported-operator" in capsys.readouterr().err
+
+
+def test_check_needs_no_tvm(layer: Path) -> None:
+    """Loading it takes longer than everything that `check` does with most models."""
+    code = """
+import sys
+from isthmus.cli import app
+assert app.run(sys.argv[1:]) == 0
+assert "tvm" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, "check", str(layer)], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_chips_that_run_the_same_kernels_share_what_check_makes(layer: Path) -> None:
+    """What `check` says of a chip is what a compile for it alone makes, whichever chip came before it."""
+    known = discover(isthmus.targets)
+    small = [replace(t, name=f"small-{t.name}", caches=Caches(16 << 10, 64 << 10)) for t in known.values()]
+    # Without an upper bound for every dim there is no memory to set aside.
+    targets = [t for t in (*known.values(), *small) if not t.toolchain.system.freestanding]
+    program = read_model(layer, Options())
+    verdicts = _check(program, targets, None, sizes_for(program, {}), lambda _: None, lambda _: None)
+    for target, verdict in zip(targets, verdicts, strict=True):
+        made = prepare(program, target, Options())
+        assert verdict.plans is not None
+        assert verdict.target == target.name
+        assert verdict.plans.kernels == Counter(call.kernel.symbol for call in made.plan.calls())
+        assert verdict.plans.stages == len(made.plan.stages)
+        costs = verdict.plans.costs
+        assert costs.weights_bytes == write_c(program.name, [made]).layout.total
+        assert costs.arena_bytes == arena_bytes(made.plan, costs.sizes, costs.threads)

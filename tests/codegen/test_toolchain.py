@@ -14,9 +14,9 @@ import pytest
 
 from isthmus.codegen import toolchain
 from isthmus.errors import CompilerBug
-from isthmus.target import Toolchain
+from isthmus.systems import LINUX, SYSTEMS
 
-ZIG = Toolchain("x86_64-linux-gnu.2.17", "x86_64", "libmodel.so")
+ZIG = LINUX.toolchain("x86_64", "x86_64")
 PLAN = """\
 #include "isthmus_plan.h"
 int64_t one(void);
@@ -36,8 +36,9 @@ static const isthmus_port OUTPUT = {.name = "y", .dtype = ISTHMUS_I64, .dims_tex
 static const isthmus_entry ENTRY = {
     .name = "main", .output_count = 1, .outputs = &OUTPUT, .output_shape = shape,
     .arrange = arrange, .run = run};
-const isthmus_program isthmus_generated = {
+static const isthmus_program PROGRAM = {
     .abi = ISTHMUS_PLAN_ABI, .model = "tiny", .target = "any", .entry_count = 1, .entries = &ENTRY};
+const isthmus_program *const isthmus_programs[] = {&PROGRAM, 0};
 """
 
 
@@ -70,7 +71,7 @@ def objects(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 @pytest.fixture(scope="module")
 def library(objects: dict[str, bytes], cache: Path) -> bytes:
-    return toolchain.link(PLAN, objects, ZIG, cache)
+    return toolchain.link({"model.c": PLAN}, objects, ZIG, cache)[ZIG.library]
 
 
 def test_only_the_interface_is_visible(library: bytes, tmp_path: Path) -> None:
@@ -78,7 +79,7 @@ def test_only_the_interface_is_visible(library: bytes, tmp_path: Path) -> None:
     path.write_bytes(library)
     loaded = ctypes.CDLL(str(path))
     assert loaded.isthmus_run and loaded.isthmus_open
-    for hidden in ("one", "two", "isthmus_generated", "isthmus_barrier_meet", "isthmus_os_pages"):
+    for hidden in ("one", "two", "isthmus_programs", "isthmus_barrier_meet", "isthmus_os_pages"):
         assert not hasattr(loaded, hidden), hidden
 
 
@@ -96,9 +97,9 @@ SCRIPT = """
 import hashlib, pickle, sys
 from pathlib import Path
 from isthmus.codegen import toolchain
-from isthmus.target import Toolchain
+from isthmus.systems import LINUX, SYSTEMS
 plan, objects, zig, cache = pickle.loads(sys.stdin.buffer.read())
-print(hashlib.sha256(toolchain.link(plan, objects, zig, cache)).hexdigest())
+print(hashlib.sha256(toolchain.link({"model.c": plan}, objects, zig, cache)[zig.library]).hexdigest())
 """
 
 
@@ -124,20 +125,33 @@ def test_same_bytes_in_every_folder_and_with_every_hash_seed(
 
 @pytest.mark.slow  # zig builds its libc stubs: about ten seconds
 def test_same_bytes_without_a_cache(library: bytes, objects: dict[str, bytes]) -> None:
-    assert toolchain.link(PLAN, objects, ZIG, None) == library
+    assert toolchain.link({"model.c": PLAN}, objects, ZIG, None)[ZIG.library] == library
 
 
 def test_a_refusal_says_what_the_compiler_said(cache: Path, objects: dict[str, bytes]) -> None:
     with pytest.raises(CompilerBug, match="use of undeclared identifier 'nonsense'"):
-        toolchain.link(PLAN + "int x = nonsense;", objects, ZIG, cache)
+        toolchain.link({"model.c": PLAN + "int x = nonsense;"}, objects, ZIG, cache)
     with pytest.raises(CompilerBug, match="three"):
         toolchain.link(
-            PLAN.replace("two()", "three()").replace("two(void)", "three(void)"), objects, ZIG, cache
+            {"model.c": PLAN.replace("two()", "three()").replace("two(void)", "three(void)")},
+            objects,
+            ZIG,
+            cache,
         )
 
 
 def test_the_runtime_comes_with_the_package(root: Path) -> None:
     folder = root / "compiler" / "runtime" / "c"
-    assert toolchain.runtime_sources() == {
-        path.name: path.read_text() for path in sorted(folder.glob("*.[ch]"))
-    }
+    files = {path.name: path.read_text() for path in sorted(folder.glob("*.[ch]"))}
+    library = {path.name: path.read_text() for path in sorted((folder / "freestanding").glob("*.[ch]"))}
+    assert library
+    for system in SYSTEMS.values():
+        others = {name for name in files if name.startswith("os_")} - {system.source}
+        wanted = {name: text for name, text in files.items() if name not in others}
+        assert toolchain.runtime_sources(system) == {**wanted, **(library if system.freestanding else {})}
+
+
+def test_a_cache_that_cannot_be_written_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert toolchain._writable(tmp_path / "new" / "folder")
+    assert not toolchain._writable(tmp_path / "file" / "folder")

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runners import native
 
 import isthmus
 from isthmus.errors import InputError
+from isthmus.machine import Machine
+from isthmus.targets import x86_64
 
 pytestmark = pytest.mark.slow
 
 Arrays = dict[str, np.ndarray]
+# One for each way of multiplying bf16, and of widening f16.
+HALF_CHIPS = tuple(
+    {(t.instructions, t.tiles): t for t in x86_64.TARGETS if t.os == Machine.here().os}.values()
+)
 MAX_ABS, MIN_COSINE = 1e-4, 0.99999
 EMBEDDING = "461"
 
@@ -75,17 +82,37 @@ def test_the_number_of_threads_changes_no_bit(bundle) -> None:
         assert all(np.array_equal(answer[name], answers[0][name]) for name in answer)
 
 
-def test_similarity_judgements(bundle, peer, tokenize, documents, data) -> None:
-    """Pearson correlation with people's judgements on 1,225 pairs of texts, to three decimals."""
+def agreement_with_people(run, tokenize, documents, data) -> float:
+    """Pearson correlation with people's judgements on 1,225 pairs of texts."""
     human = np.loadtxt(data("similarities0-1.txt"))
     upper = np.triu_indices(50, 1)
-    correlations = []
+    vectors = np.concatenate([run(tokenize([text]))[EMBEDDING] for text in documents])
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return float(np.corrcoef((unit @ unit.T)[upper], human[upper])[0, 1])
+
+
+def test_similarity_judgements(bundle, peer, tokenize, documents, data) -> None:
     with isthmus.load(bundle) as session:
-        for run in (session.run, peer):
-            vectors = np.concatenate([run(tokenize([text]))[EMBEDDING] for text in documents])
-            unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            correlations.append(np.corrcoef((unit @ unit.T)[upper], human[upper])[0, 1])
+        correlations = [agreement_with_people(f, tokenize, documents, data) for f in (session.run, peer)]
     assert round(correlations[0], 3) == round(correlations[1], 3) == 0.638
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f16"])
+@pytest.mark.parametrize("target", HALF_CHIPS)
+def test_halves_judge_alike(target, precision, minilm, bundle, tokenize, documents, data, tmp_path) -> None:
+    """Within 0.002 of f32; the same bits on any number of threads."""
+    native(target)
+    halved = isthmus.compile(minilm, target=target.name, out=tmp_path, precision=precision)
+    assert halved.manifest.precision == precision
+    with isthmus.load(bundle) as wide, isthmus.load(halved.path, threads=1) as narrow:
+        found = [agreement_with_people(s.run, tokenize, documents, data) for s in (wide, narrow)]
+        assert abs(found[0] - found[1]) <= 0.002
+        for inputs in (random_inputs(7), tokenize(documents[:3])):
+            one = narrow.run(inputs)
+            for threads in (2, 3):
+                with isthmus.load(halved.path, threads=threads) as session:
+                    several = session.run(inputs)
+                assert all(np.array_equal(several[name], one[name]) for name in one)
 
 
 def test_a_length_beyond_the_position_table_is_refused(bundle) -> None:

@@ -112,3 +112,25 @@ def example(dtype: Any, rows: int, columns: int, name: str) -> Any:
         return RNG.standard_normal(shape).astype(dtype)
     limits = np.iinfo(dtype)
     return RNG.integers(limits.min, limits.max + 1, shape).astype(dtype)
+
+
+def test_a_scale_taken_from_the_data_is_exact(tmp_path: Path) -> None:
+    """(max - min) / 255 is a division: times 1 / 255 it is another number in one of three cases."""
+    graph = helper.make_graph(
+        [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"])],
+        "tiny",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 33])],
+        [onnx.ValueInfoProto(name=name) for name in "qsz"],
+    )
+    path = tmp_path / "tiny.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    bundle = isthmus.compile(path, target="host", out=tmp_path / "dist")
+    peer = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with isthmus.load(bundle.path) as session:
+        for seed in range(100):
+            rng = np.random.default_rng(seed)
+            x = (rng.standard_normal((1 + seed % 7, 33)) * 10.0 ** rng.integers(-6, 6)).astype(np.float32)
+            x = np.abs(x) if seed % 5 == 0 else x * (seed % 11 > 0)
+            got = session.run({"x": x})
+            for name, wanted in zip("qsz", peer.run(None, {"x": x}), strict=True):
+                np.testing.assert_array_equal(got[name], wanted, err_msg=f"{name} of seed {seed}")

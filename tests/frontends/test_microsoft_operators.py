@@ -54,6 +54,16 @@ QKV, QKV_BIAS = RNG.standard_normal((8, 24)).astype(np.float32), RNG.standard_no
 COS, SIN = RNG.standard_normal((2, 16, 2)).astype(np.float32)
 UP, DOWN, HALF = (RNG.standard_normal(s).astype(np.float32) for s in ((5, 12, 8), (5, 8, 12), (5, 8, 6)))
 UP_BIAS, DOWN_BIAS = (RNG.standard_normal(s).astype(np.float32) for s in ((5, 12), (5, 8)))
+# Four or eight bits each; rows of 32 numbers in blocks of 16, or in one.
+Q4_UP, Q4_DOWN, Q8_UP, Q8_DOWN = (
+    RNG.integers(0, 256, s).astype(np.uint8) for s in ((5, 32, 16), (5, 32, 16), (5, 32, 32), (5, 32, 32))
+)
+Q_ROWS, Q_BLOCKS = (RNG.random(s).astype(np.float32) * 0.02 + 0.01 for s in ((5, 32), (5, 32, 2)))
+Q_BIAS, Q_HALF = RNG.standard_normal((5, 32)).astype(np.float32), Q4_DOWN[:, :, :8]
+Z_ROWS, Z_BLOCKS = (RNG.integers(0, 256, s).astype(np.uint8) for s in ((5, 16), (5, 32, 1)))
+Q_TOKENS, LAYER4, LAYER8 = "f32[s,32]", (Q4_UP, Q_ROWS, Q_BIAS), (Q8_UP, Q_BLOCKS, Q_BIAS)
+BLOCKS4 = (Q4_UP, Q_BLOCKS, None, Q4_DOWN, Q_BLOCKS, None)
+NO_THIRD, SHARES = (None, None, None), RNG.random((3, 5)).astype(np.float32)
 WORDS = RNG.standard_normal((9, 8)).astype(np.float32)
 PLACES = RNG.standard_normal((16, 8)).astype(np.float32)
 IDS = "i32[b,s]<9"
@@ -137,6 +147,15 @@ CASES = [
     c(ROTARY, "f32[b,s,16]", "i64[b,s]<16", COS, SIN, num_heads=2, rotary_embedding_dim=4),
     c(ROTARY, X, "i64[b,s]<16", COS, SIN, scale=2.0),
     # experts: 5 of them, 8 -> 12 -> 8
+    c("QMoE", Q_TOKENS, ROUTER, *LAYER4, Q4_DOWN, Q_ROWS, Q_BIAS, k=2, activation_type="silu"),
+    c("QMoE", Q_TOKENS, ROUTER, *LAYER4, Q4_DOWN, Q_ROWS, None, *NO_THIRD, Z_ROWS, Z_ROWS, k=2),
+    c("QMoE", Q_TOKENS, ROUTER, *BLOCKS4, k=2, block_size=16, normalize_routing_weights=1),
+    c("QMoE", Q_TOKENS, ROUTER, *BLOCKS4, *NO_THIRD, Z_BLOCKS, Z_BLOCKS, k=1, block_size=16),
+    c("QMoE", "f32[3,32]", "f32[3,5]", *BLOCKS4, *NO_THIRD, None, None, None, SHARES, k=2, block_size=16),
+    c("QMoE", Q_TOKENS, ROUTER, *BLOCKS4, k=2, block_size=16, accuracy_level=4),
+    c("QMoE", Q_TOKENS, ROUTER, *LAYER8, Q8_DOWN, Q_BLOCKS, None, k=2, expert_weight_bits=8, block_size=16),
+    c("QMoE", Q_TOKENS, ROUTER, *LAYER4, Q_HALF, Q_ROWS, None, k=2, activation_type="swiglu",
+      swiglu_fusion=1),
     c("MoE", TOKENS, ROUTER, UP, None, DOWN, None, k=2),
     c("MoE", TOKENS, ROUTER, UP, UP_BIAS, DOWN, DOWN_BIAS, k=2, normalize_routing_weights=1),
     c("MoE", TOKENS, ROUTER, UP, UP_BIAS, DOWN, DOWN_BIAS, k=1, activation_type="silu"),

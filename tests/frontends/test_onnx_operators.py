@@ -16,10 +16,14 @@ from onnx import helper
 from isthmus.frontends.onnx.operators import (
     OPERATORS,
     conv,
+    deform_conv,
+    determinant,
     grid_sample,
     pool,
     quantize,
     quantized_products,
+    refused,
+    regions,
     resize,
     sequences,
     spatial_norm,
@@ -459,8 +463,10 @@ BY_NODE_TESTS = {
 }
 
 # Tested in other files; operators of com.microsoft all are.
+MORE = (deform_conv, determinant, refused, regions)
 GROUPS = (conv, grid_sample, pool, quantize, quantized_products, resize, sequences, spatial_norm, spectral)
-ELSEWHERE = {"Constant", "If", "SimplifiedLayerNormalization", *(op for g in GROUPS for op in g.OPERATORS)}
+ALONE = {"Constant", "If", "SimplifiedLayerNormalization", "Unique"}
+ELSEWHERE = {*ALONE, *(op for g in (*GROUPS, *MORE) for op in g.OPERATORS)}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

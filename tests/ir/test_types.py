@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from isthmus.ir import small_floats
 from isthmus.ir.dims import minimum, symbol
-from isthmus.ir.types import DType, Encoding, Padded, Panels, TensorType, parse_encoding, parse_type
+from isthmus.ir.sparse import NM, Blocks
+from isthmus.ir.types import (
+    DType,
+    Encoding,
+    Halves,
+    Interleaved,
+    Packed,
+    Padded,
+    Panels,
+    SmallFloats,
+    TensorType,
+    parse_encoding,
+    parse_type,
+)
 
 seq = symbol("seq")
 dtypes = st.sampled_from(list(DType))
 dims = st.integers(0, 9) | st.sampled_from([seq, 2 * seq + 1, minimum(seq, 512), seq // 2])
-encodings = st.none() | st.integers(1, 64).map(Panels) | st.integers(1, 64).map(Padded)
+sizes = st.integers(1, 64)
+encodings = (
+    st.none()
+    | sizes.map(Panels)
+    | sizes.map(Padded)
+    | st.builds(Blocks, sizes, sizes, sizes, st.integers(0, 999))
+    | st.builds(NM, sizes, sizes)
+    | st.builds(Interleaved, st.integers(1, 64), st.integers(1, 8))
+)
 types = st.builds(TensorType, dtypes, st.lists(dims, max_size=5).map(tuple), encodings)
 
 
@@ -92,11 +115,72 @@ def test_panels(plain: np.ndarray, width: int) -> None:
             assert stored[j // width, i, j % width] == (plain[i, j] if j < columns else 0)
 
 
+@given(matrices, st.integers(1, 9), st.integers(1, 4))
+def test_interleaved(plain: np.ndarray, width: int, group: int) -> None:
+    stored = check(Interleaved(width, group), plain)
+    rows, columns = plain.shape
+    assert stored.shape == (-(-columns // width), -(-rows // group), width, group)
+    for i in range(stored.shape[1] * group):
+        for j in range(stored.shape[0] * width):
+            inside = i < rows and j < columns
+            assert stored[j // width, i // group, j % width, i % group] == (plain[i, j] if inside else 0)
+
+
+def test_interleaved_takes_every_element_type() -> None:
+    for dtype in (DType.BF16, DType.I8):
+        plain = np.arange(15).reshape(3, 5).astype(dtype.numpy)
+        stored = Interleaved(4, 2).encode(plain)
+        assert stored.dtype == dtype.numpy and stored.nbytes == Interleaved(4, 2).nbytes((3, 5), dtype)
+        np.testing.assert_array_equal(Interleaved(4, 2).decode(stored, (3, 5)), plain)
+
+
 @given(vectors, st.integers(1, 9))
 def test_padded(plain: np.ndarray, multiple: int) -> None:
     stored = check(Padded(multiple), plain)
     assert len(stored) % multiple == 0 and len(stored) - len(plain) < multiple
     assert not stored[len(plain) :].any()
+
+
+@given(arrays.arrays(np.int8, st.tuples(st.integers(0, 5), st.integers(0, 7)), elements=st.integers(-8, 7)))
+def test_packed(plain: np.ndarray) -> None:
+    for numbers, bits in ((plain, 4), ((plain + 8).astype(np.uint8), 4), (plain // 4, 2)):
+        encoding = Packed(bits)
+        stored = encoding.encode(numbers)
+        assert stored.nbytes == encoding.nbytes(numbers.shape, DType.I8) == -(-numbers.size * bits // 8)
+        back = encoding.decode(stored, numbers.shape)
+        np.testing.assert_array_equal(back, numbers)
+        assert back.dtype == numbers.dtype and parse_encoding(str(encoding)) == encoding
+    first = Packed(4).encode(np.asarray([-1, 3, 2], np.int8)).view(np.uint8)
+    assert first.tolist() == [0x3F, 0x02]
+
+
+def test_floats_of_4_bits() -> None:
+    """As `ml_dtypes` has them, which is as the specification's table does."""
+    codes = np.arange(16, dtype=np.uint8)
+    values = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    signed = ((codes ^ 8).astype(np.int8) - 8).astype(np.int8)
+    np.testing.assert_array_equal(small_floats.from_codes(signed), 2 * values)
+    x = np.random.default_rng(0).uniform(-7, 7, 500).astype(np.float32)
+    x = np.concatenate([x, np.arange(-28, 29, dtype=np.float32) / 4])
+    wanted = x.astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    np.testing.assert_array_equal(small_floats.nearest(2 * x), 2 * wanted)
+    plain = small_floats.nearest(2 * x).reshape(-1, 1)
+    for encoding in (SmallFloats(), SmallFloats(16)):
+        stored = encoding.encode(plain)
+        assert stored.nbytes == encoding.nbytes(plain.shape, DType.I8)
+        np.testing.assert_array_equal(encoding.decode(stored, plain.shape), plain)
+        assert parse_encoding(str(encoding)) == encoding
+    assert SmallFloats().encode(np.asarray([12, -1], np.int8)).view(np.uint8).tolist() == [0x97]
+    with pytest.raises(ValueError, match="not all floats of 4 bits"):
+        SmallFloats().encode(np.asarray([5], np.int8))
+
+
+def test_halves() -> None:
+    plain = np.asarray([[1.5, 0.25], [-3.0, 0.0]], np.float32)
+    stored = Halves().encode(plain)
+    assert stored.nbytes == Halves().nbytes((2, 2), DType.F32) == 8
+    np.testing.assert_array_equal(Halves().decode(stored, (2, 2)), plain)
+    assert parse_encoding("halves") == Halves()
 
 
 def test_substitution_reaches_shapes_and_keeps_encodings() -> None:

@@ -1,4 +1,4 @@
-"""Kernels as Python functions, on every level of the instruction set that this machine can run."""
+"""Kernels as Python functions, on every level of the instruction set that this machine can run, and as C."""
 
 from __future__ import annotations
 
@@ -6,22 +6,31 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from runners import native
+from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels.kernel import Kernel
 from isthmus.machine import Machine
 from isthmus.target import Target
-from isthmus.targets.x86_64 import TARGETS
+from isthmus.targets import x86_64
+
+# Chips with the same vectors have the same kernels: the most capable of each stands for the others.
+LEVELS = tuple(
+    {target.vector: target for target in x86_64.TARGETS if target.os == Machine.here().os}.values()
+)
 
 
-@pytest.fixture(scope="session", params=TARGETS, ids=lambda target: target.name)
+@pytest.fixture(scope="session", params=(*LEVELS, CHECKED_C), ids=lambda target: target.name)
 def target(request: pytest.FixtureRequest) -> Target:
-    """Every level that this machine can run."""
-    level: Target = request.param
-    missing = level.missing_on(Machine.here())
-    if missing:
-        pytest.skip(f"this machine lacks {', '.join(missing)}")
-    return level
+    """Every level that this machine can run, and C."""
+    return native(request.param)
+
+
+@pytest.fixture(scope="session", params=LEVELS, ids=lambda target: target.name)
+def level(request: pytest.FixtureRequest) -> Target:
+    """Every level that this machine can run: kernels with vectors, from LLVM."""
+    return native(request.param)
 
 
 @pytest.fixture(scope="session")

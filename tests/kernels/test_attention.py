@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from isthmus.codegen.native import Call
+from isthmus.codegen.native import Call, load
 from isthmus.kernels import attention
 from isthmus.kernels.kernel import Kernel
-from isthmus.target import Target
+from isthmus.machine import Machine
+from isthmus.target import Target, VectorUnit
+from isthmus.targets.x86_64 import TARGETS
 
 Compiled = Callable[[Kernel], Call]
 GUARD = np.float32(12345.0)
 LOWEST = np.finfo(np.float32).min
+LEVELS = [t for t in TARGETS if not t.missing_on(Machine.here())]
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Problem:
     group: int = 1
     mask_kind: attention.Mask = "none"
     safe: bool = False
+    causal: bool = False
     seed: int = 0
     scale: float = 0.3
     mask: np.ndarray | None = field(default=None, init=False)
@@ -80,6 +85,9 @@ class Problem:
             if self.mask is not None:
                 # As float32 does: what a mask of -3.4e38 swallows is gone.
                 scores = (scores.astype(np.float32) + self.mask).astype(np.float64)
+            if self.causal:
+                seen = np.tri(self.queries, self.keys, self.keys - self.queries, dtype=bool)
+                scores = np.where(seen, scores, -np.inf)
             highest = scores.max(axis=-1, keepdims=True)
             if self.safe:
                 highest[np.isneginf(highest)] = 0
@@ -91,7 +99,7 @@ class Problem:
         return result
 
     def kernel(self, target: Target) -> Kernel:
-        return attention.kernel(target, self.width, self.value_width, self.mask_kind, self.safe)
+        return attention.kernel(target, self.width, self.value_width, self.mask_kind, self.safe, self.causal)
 
     def check(self, call: Call, target: Target) -> None:
         np.testing.assert_allclose(self.run(call, target), self.expected(), rtol=2e-5, atol=5e-6)
@@ -102,6 +110,8 @@ KINDS = [
     {"width": 64, "value_width": 64, "mask_kind": "full", "safe": True},
     {"width": 20, "value_width": 12, "mask_kind": "none"},
     {"width": 7, "value_width": 50, "mask_kind": "full"},
+    {"width": 16, "value_width": 16, "mask_kind": "none", "causal": True},
+    {"width": 24, "value_width": 80, "mask_kind": "row", "causal": True, "safe": True},
 ]
 
 
@@ -125,6 +135,67 @@ def test_lengths(kind: dict[str, object], target: Target, compiled: Compiled) ->
     ):
         problem = Problem(2, 3, queries, keys, **kind, seed=queries)  # type: ignore[arg-type]
         problem.check(compiled(problem.kernel(target)), target)
+
+
+def test_many_keys(kind: dict[str, object], target: Target, compiled: Compiled) -> None:
+    """More keys than there are scores at a time, and more queries than share them; and few queries."""
+    for queries, keys in ((1, 1100), (3, 515), (4, 1030), (70, 513), (150, 1025), (600, 600)):
+        problem = Problem(1, 2, queries, keys, **kind, seed=keys)  # type: ignore[arg-type]
+        problem.check(compiled(problem.kernel(target)), target)
+
+
+def test_scores_that_rise_and_fall(kind: dict[str, object], target: Target, compiled: Compiled) -> None:
+    """What was summed relative to a lower score is scaled when a higher one comes; -inf first, too."""
+    for factor in (-40.0, 40.0):
+        problem = Problem(1, 1, 20, 1300, **kind, scale=1.0)  # type: ignore[arg-type]
+        problem.q[...] = np.abs(problem.q) * factor / problem.width
+        problem.k[...] = np.linspace(-1, 1, problem.keys, dtype=np.float32)[:, None]
+        if problem.mask is not None:
+            problem.mask[..., 1:900] = -np.inf
+        problem.check(compiled(problem.kernel(target)), target)
+
+
+def test_bits_do_not_depend_on_the_range(kind: dict[str, object], target: Target, compiled: Compiled) -> None:
+    """Threads take ranges of heads: the bits of a head are those of the whole."""
+    for queries in (2, 70):
+        whole = Problem(2, 4, queries, 530, **kind, group=2)  # type: ignore[arg-type]
+        call = compiled(whole.kernel(target))
+        whole.run(call, target)
+        pieces = Problem(2, 4, queries, 530, **kind, group=2)  # type: ignore[arg-type]
+        for unit in range(8):
+            pieces.run(call, target, unit, unit + 1)
+        np.testing.assert_array_equal(pieces.out, whole.out)
+
+
+def test_queries_before_the_first_key(target: Target, compiled: Compiled) -> None:
+    """Causal with more queries than keys: the first ones see nothing."""
+    for queries, keys in ((3, 2), (30, 7), (40, 33)):
+        for safe in (False, True):
+            problem = Problem(1, 2, queries, keys, 16, 16, causal=True, safe=safe)
+            problem.check(compiled(problem.kernel(target)), target)
+            unseen = problem.out[:, :, : queries - keys]
+            assert (unseen == 0).all() if safe else np.isnan(unseen).all()
+
+
+def test_keys_that_nobody_sees_are_not_read(target: Target, compiled: Compiled) -> None:
+    problem = Problem(1, 1, 40, 40, 16, 16, causal=True)
+    problem.v[:, :, 39] = np.nan
+    problem.run(compiled(problem.kernel(target)), target)
+    assert np.isfinite(problem.out[:, :, :32]).all()
+    assert np.isnan(problem.out[:, :, 39]).all()
+
+
+@pytest.mark.parametrize(
+    "vector", [VectorUnit(32, 16, False), VectorUnit(128, 16, False)], ids=lambda v: v.bits
+)
+def test_narrow_vectors(vector: VectorUnit, kind: dict[str, object], tmp_path: Path) -> None:
+    """A chip of one lane, or of four without fused multiply-add, as code for the machine at hand."""
+    narrow = replace(LEVELS[0], vector=vector)
+    problems = [Problem(1, 2, n, m, **kind) for n, m in ((1, 9), (9, 9), (20, 530))]  # type: ignore[arg-type]
+    kernel = problems[0].kernel(narrow)
+    call = load([kernel], narrow, tmp_path)[kernel.symbol]
+    for problem in problems:
+        problem.check(call, narrow)
 
 
 def test_grouped_heads_and_ranges(kind: dict[str, object], target: Target, compiled: Compiled) -> None:
@@ -159,8 +230,9 @@ def test_rows_hidden_entirely(kind: dict[str, object], target: Target, compiled:
     call = compiled(problem.kernel(target))
     problem.mask[0] = LOWEST
     problem.check(call, target)
-    uniform = np.broadcast_to(problem.v[0].mean(axis=1, keepdims=True), problem.out[0].shape)
-    np.testing.assert_allclose(problem.out[0], uniform, rtol=1e-4, atol=1e-6)
+    if not problem.causal:
+        uniform = np.broadcast_to(problem.v[0].mean(axis=1, keepdims=True), problem.out[0].shape)
+        np.testing.assert_allclose(problem.out[0], uniform, rtol=1e-4, atol=1e-6)
     problem.mask[1, :, :1] = -np.inf
     problem.check(call, target)
     hidden = problem.out[1, :, 0]
@@ -180,8 +252,9 @@ def test_nan_and_inf(kind: dict[str, object], target: Target, compiled: Compiled
     problem = Problem(1, 2, 10, 21, **kind)  # type: ignore[arg-type]
     problem.q[0, 0, 3, 2] = np.nan
     problem.q[0, 0, 5, 1] = np.inf
-    problem.v[0, 1, 20, 3] = np.nan
-    problem.k[0, 1, 20, 0] = np.inf
+    key = 0 if problem.causal else 20  # one that all see: others need not be read
+    problem.v[0, 1, key, 3] = np.nan
+    problem.k[0, 1, key, 0] = np.inf
     problem.check(compiled(problem.kernel(target)), target)
     assert np.isnan(problem.out[0, 0, 3]).all()
     assert np.isfinite(problem.out[0, 0, [0, 4, 9]]).all()

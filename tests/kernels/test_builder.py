@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from isthmus.codegen.native import Call
+from isthmus.codegen.native import Call, load
 from isthmus.codegen.objects import assembly, compile_kernels
 from isthmus.errors import CompilerBug
 from isthmus.kernels.builder import Builder, Expr
@@ -96,25 +97,25 @@ def test_registers_stack_and_reductions(target: Target, compiled: Compiled) -> N
     np.testing.assert_array_equal(out[2:], values[::-1])
 
 
-def test_shuffles_and_lanes(target: Target, compiled: Compiled) -> None:
-    k = Builder("test_lanes", target)
+def test_shuffles_and_lanes(level: Target, tmp_path: Path) -> None:
+    k = Builder("test_lanes", level)
     y, n = k.output("y"), k.size("n")
     numbers = k.cast(k.lane_numbers(8), "float32")
     y.store(0, k.shuffle([numbers], [7, 6, 5, 4, 3, 2, 1, 0]))
     y.store(8, k.select(k.lane_numbers(8) < k.cast(n, "int32"), numbers, -1.0))
     y.store(16, k.select(k.is_nan(numbers / numbers), 1.0, 0.0))
     out = np.empty(24, np.float32)
-    compiled(k.finish())(out, 3)
+    load([k.finish()], level, tmp_path)["test_lanes"](out, 3)
     assert out.tolist() == [7, 6, 5, 4, 3, 2, 1, 0, 0, 1, 2, *[-1] * 5, 1, *[0] * 7]
 
 
-def test_products_are_fused(target: Target) -> None:
-    k = Builder("test_fma", target)
+def test_products_are_fused(level: Target) -> None:
+    k = Builder("test_fma", level)
     x, y = k.input("x"), k.output("y")
     y.store(0, x.load(0, k.lanes) * x.load(64, k.lanes) + x.load(128, k.lanes))
-    text = assembly(k.finish(), target)
-    assert bool(re.search(r"vfmadd\d+ps", text)) == target.vector.fma
-    register = {128: "xmm", 256: "ymm", 512: "zmm"}[target.vector.bits]
+    text = assembly(k.finish(), level)
+    assert bool(re.search(r"vfmadd\d+ps", text)) == level.vector.fma
+    register = {128: "xmm", 256: "ymm", 512: "zmm"}[level.vector.bits]
     assert register in text
 
 
@@ -144,7 +145,7 @@ def test_later_builds_the_same_each_time(target: Target) -> None:
     assert kernel.parameters[0].ctype == "float *"
     assert not built
     first = compile_kernels([kernel], target, None)
-    again = Kernel(kernel.symbol, kernel.parameters, kernel.build)
+    again = Kernel(kernel.symbol, kernel.declare)
     assert compile_kernels([again], target, None) == first
     assert len(built) == 2
 

@@ -12,11 +12,12 @@ import pytest
 from isthmus.codegen.native import Call, load
 from isthmus.errors import ModelError
 from isthmus.ir.types import DType
-from isthmus.kernels.loops_scan import arg_extreme, cumsum
+from isthmus.kernels.loops_scan import arg_extreme, running
 from isthmus.ops import OPS
 from isthmus.target import Target
 
 SHAPE = (3, 7, 5)
+FOLDS: tuple[Literal["sum", "prod"], ...] = ("sum", "prod")
 KINDS: tuple[Literal["argmax", "argmin"], ...] = ("argmax", "argmin")
 
 
@@ -35,7 +36,7 @@ def _lines(x: np.ndarray, axis: int) -> tuple[int, int, tuple[int, int, int]]:
     return outer, inner, (x.shape[axis] * inner, inner, 1)
 
 
-def _cumsum(call: Call, x: np.ndarray, axis: int) -> np.ndarray:
+def _running(call: Call, x: np.ndarray, axis: int) -> np.ndarray:
     y = np.full_like(x, 77)
     outer, inner, strides = _lines(x, axis)
     half = outer * inner // 2
@@ -44,24 +45,24 @@ def _cumsum(call: Call, x: np.ndarray, axis: int) -> np.ndarray:
     return y
 
 
-def test_cumsum(target: Target, tmp_path: Path) -> None:
+def test_running(target: Target, tmp_path: Path) -> None:
     types = (DType.F32, DType.F64, DType.F16, DType.I32, DType.I64, DType.U8)
-    cases = list(itertools.product(types, (False, True), (False, True)))
-    kernels = {(d, e, r): cumsum(d, target, exclusive=e, reverse=r) for d, e, r in cases}
+    cases = list(itertools.product(FOLDS, types, (False, True), (False, True)))
+    kernels = {(f, d, e, r): running(f, d, target, exclusive=e, reverse=r) for f, d, e, r in cases}
     calls = load(list(kernels.values()), target, tmp_path)
-    for (dtype, exclusive, reverse), kernel in kernels.items():
-        x = np.random.default_rng(3).integers(0, 9, SHAPE).astype(dtype.numpy)
+    for (fold, dtype, exclusive, reverse), kernel in kernels.items():
+        x = np.random.default_rng(3).integers(0, 5, SHAPE).astype(dtype.numpy)
         for axis in range(3):
-            expected = OPS["cumsum"].reference(x, axis=axis, exclusive=exclusive, reverse=reverse)
+            expected = OPS[f"cum{fold}"].reference(x, axis=axis, exclusive=exclusive, reverse=reverse)
             np.testing.assert_array_equal(
-                _cumsum(calls[kernel.symbol], x, axis), expected, err_msg=kernel.symbol
+                _running(calls[kernel.symbol], x, axis), expected, err_msg=kernel.symbol
             )
 
 
 def test_cumsum_of_many_floats_stays_exact(target: Target, tmp_path: Path) -> None:
-    kernel = cumsum(DType.F32, target)
+    kernel = running("sum", DType.F32, target)
     x = np.full((1, 300_000), 0.1, np.float32)
-    got = _cumsum(load([kernel], target, tmp_path)[kernel.symbol], x, 1)
+    got = _running(load([kernel], target, tmp_path)[kernel.symbol], x, 1)
     np.testing.assert_allclose(got, np.cumsum(x, 1, dtype=np.float64), rtol=1e-7)
 
 
@@ -82,4 +83,4 @@ def test_arg_extreme(target: Target, tmp_path: Path) -> None:
 
 def test_no_running_sum_of_bool(target: Target) -> None:
     with pytest.raises(ModelError, match="cumsum of bool"):
-        cumsum(DType.BOOL, target)
+        running("sum", DType.BOOL, target)

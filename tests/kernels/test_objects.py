@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,10 @@ from isthmus.kernels import gemm, layer_norm, pack, softmax
 from isthmus.target import Target
 
 PROGRAM = """
-import hashlib
+import hashlib, pickle, sys
 from isthmus.codegen.objects import compile_kernels
 from isthmus.kernels import layer_norm
-from isthmus.targets.x86_64 import TARGETS
-(target,) = [t for t in TARGETS if t.name == {name!r}]
+target = pickle.load(sys.stdin.buffer)
 (code,) = compile_kernels([layer_norm.kernel(target, True)], target, None).values()
 print(hashlib.sha256(code).hexdigest(), end="")
 """
@@ -55,7 +55,12 @@ def test_no_kernels(target: Target) -> None:
 
 def test_same_bytes_in_another_process(target: Target) -> None:
     (here,) = compile_kernels([layer_norm.kernel(target, True)], target, None).values()
-    command = [sys.executable, "-c", PROGRAM.format(name=target.name)]
     environment = {**os.environ, "PYTHONHASHSEED": "7"}
-    there = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    assert there == hashlib.sha256(here).hexdigest()
+    there = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=pickle.dumps(target),
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    assert there.stdout.decode() == hashlib.sha256(here).hexdigest()

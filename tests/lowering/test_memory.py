@@ -11,7 +11,7 @@ import isthmus.targets
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import NamedDim, graph_input
 from isthmus.ir.types import DType, TensorType
-from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.kernel import Declared, Kernel
 from isthmus.lowering.memory import plan_memory
 from isthmus.lowering.plan import Call, Pitch, Pointer, RowStage, UnitStage
 from isthmus.lowering.stages import block_rows, form_stages
@@ -23,7 +23,7 @@ TARGET = pick("x86-64-v3", discover(isthmus.targets), Machine.here())
 ROWS = symbol("batch") * symbol("seq")
 DIMS = (NamedDim("batch"), NamedDim("seq", 1, 512))
 VALUE = graph_input("x", TensorType(DType.F32, ()))
-KERNEL = Kernel("k", (), lambda: None)
+KERNEL = Kernel("k", lambda: Declared((), lambda: None))
 
 
 def buffer(name: str, width: int | None = None, place: str = "arena") -> Buffer:

@@ -73,7 +73,7 @@ def test_devices() -> None:
 def test_what_is_not_implemented_is_a_model_error(cache: Path) -> None:
     x = np.ones((1, 1, 3, 3), np.float32)
     with pytest.raises(ModelError) as caught:
-        onnx_backend.run_node(helper.make_node("Unique", ["x"], ["y"]), [x], cache=cache)
+        onnx_backend.run_node(helper.make_node("RandomUniformLike", ["x"], ["y"]), [x], cache=cache)
     assert [p.code for p in caught.value.problems] == [Code.UNSUPPORTED_OPERATOR]
     inputs: dict[str, tuple[int, list[int | str]]] = {"x": (TensorProto.STRING, [2])}
     strings = _model(helper.make_node("Identity", ["x"], ["y"]), inputs=inputs)

@@ -14,6 +14,7 @@ from isthmus.ops import OPS
 from isthmus.ops.movement import gather, gather_elements, gather_nd, iota, pad, slice_
 from isthmus.ops.nn import attention, layer_norm, linear, matmul, rms_norm, softmax
 from isthmus.ops.pointwise import cast, div, mod, pow_
+from isthmus.ops.quantize import dequantize, quantize, row_scale
 from isthmus.ops.reduce import argmax, argmin, cumsum, reduce_max, reduce_mean, reduce_min, reduce_sum
 
 NAN, INF = math.nan, math.inf
@@ -288,8 +289,30 @@ def test_rows_that_are_masked_out() -> None:
     q = np.ones((1, 1, 1, 2), np.float32)
     v = np.asarray([[1, 2], [3, 4]], np.float32).reshape(1, 1, 2, 2)
     lowest = np.finfo(np.float32).min
+    first, both = run(attention, v, v, v, scale=1.0, causal=True), run(attention, v, v, v, scale=1.0)
+    np.testing.assert_array_equal(first[..., 0, :], v[..., 0, :])
+    np.testing.assert_array_equal(first[..., 1, :], both[..., 1, :])
+    last = run(attention, v[..., 1:, :], v, v, scale=1.0, causal=True)  # the queries are the last of the keys
+    np.testing.assert_array_equal(last, both[..., 1:, :])
+    early = run(attention, v, v[..., 1:, :], v[..., 1:, :], scale=1.0, safe=True, causal=True)
+    assert (early[..., 0, :] == 0).all()
     uniform = run(attention, q, v, v, np.full((1, 1, 1, 2), lowest, np.float32), scale=1.0)
     np.testing.assert_array_equal(uniform.reshape(-1), [2, 3])
     nothing = np.full((1, 1, 1, 2), -INF, np.float32)
     assert np.isnan(run(attention, q, v, v, nothing, scale=1.0)).all()
     assert run(attention, q, v, v, nothing, scale=1.0, safe=True).reshape(-1).tolist() == [0, 0]
+
+
+def test_row_scales() -> None:
+    tiny = float(np.finfo(np.float32).smallest_subnormal)
+    x = np.asarray([[1, -254, 3], [0, -0.0, 0], [tiny, 0, 0], [1, NAN, 2], [1, -INF, 2]], np.float32)
+    assert run(row_scale, x).tolist()[:3] == [[2], [1], [1]]
+    assert np.isnan(run(row_scale, x)[3]) and np.isinf(run(row_scale, x)[4])
+    assert run(row_scale, np.zeros((2, 0), np.float16)).tolist() == [[1], [1]]
+
+
+def test_a_row_of_8_bits_is_half_a_step_off_at_most() -> None:
+    x = np.random.default_rng(0).standard_normal((50, 33)).astype(np.float32) * np.float32(1e-20)
+    scale = run(row_scale, x)
+    back = run(dequantize, run(quantize, x, scale, dtype=DType.I8), scale)
+    assert (np.abs(back - x) <= scale * np.float32(0.500001)).all()

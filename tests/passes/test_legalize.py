@@ -10,8 +10,11 @@ from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input, weight_of
 from isthmus.ir.types import DType, TensorType
 from isthmus.kernels import gemm
-from isthmus.ops.nn import linear, matmul, softmax
+from isthmus.ops.movement import full, transpose
+from isthmus.ops.nn import attention, linear, matmul, softmax
 from isthmus.ops.pointwise import add
+from isthmus.passes.legalize.kernels import CheckKernels
+from isthmus.passes.legalize.widen import HEAVY
 from isthmus.passes.pipeline import run
 from isthmus.target import Target, gemm_tile, panel_width
 from isthmus.targets import x86_64
@@ -44,13 +47,25 @@ def test_a_weight_that_two_products_use_is_packed_once(target: Target) -> None:
 
 
 def test_all_that_has_no_kernel_is_named(target: Target) -> None:
-    x = graph_input("x", TensorType(DType.F64, (symbol("b"), 4)))
-    scores = softmax(matmul(x, constant("w", np.eye(4)), loc="/scores"), loc="/weights")
+    x, w = (graph_input(n, TensorType(DType.F32, (symbol("b"), 4))) for n in "xw")
+    q = graph_input("q", TensorType(DType.F32, (1, symbol("h"), 3, symbol("e"))))
+    bias = full(shape=(symbol("b"),), value=0.0, dtype=DType.F32)
+    product = linear(x, transpose(w, perm=(1, 0)), bias, loc="/product")
+    scores = attention(q, q, q, scale=1.0, loc="/attention")
     with pytest.raises(ModelError) as caught:
-        run(program((x,), add(scores, scores)), target)
+        check = CheckKernels()
+        check(program((x, w, q), product, scores), target, lambda _: None)
     problems = caught.value.problems
     assert [(p.code, p.where) for p in problems] == [
-        (Code.UNSUPPORTED_DTYPE, "/scores"),
-        (Code.UNSUPPORTED_DTYPE, "/weights"),
+        (Code.NOT_ON_TARGET, "/product"),
+        (Code.NOT_ON_TARGET, "/attention"),
     ]
-    assert all("f64" in p.message and target.name in p.message for p in problems)
+    assert all("no kernel" in p.message for p in problems)
+
+
+def test_heavy_ops_of_f64_compute_in_f32_and_hand_on_f64(target: Target) -> None:
+    x = graph_input("x", TensorType(DType.F64, (symbol("b"), 4)))
+    scores = softmax(matmul(x, constant("w", np.eye(4)), loc="/scores"), loc="/weights")
+    after = run(program((x,), add(scores, scores)), target)
+    assert [v.dtype for _, v in after.main.outputs] == [DType.F64]
+    assert {v.dtype for v in after.main.nodes() if v.op in HEAVY} == {DType.F32}

@@ -116,7 +116,7 @@ def test_each_phase_says_what_it_needs_and_leaves() -> None:
 
 
 def test_what_targets_share_is_the_same_for_all() -> None:
-    texts = {show(run(feed_forward(), target, stop_after=pipeline.SHARED)) for target in x86_64.TARGETS}
+    texts = {show(pipeline.run_shared(feed_forward(), target)) for target in x86_64.TARGETS}
     assert len(x86_64.TARGETS) > 1
     assert len(texts) == 1
     assert "linear(" in texts.pop()

@@ -110,6 +110,16 @@ static void wrong_calls(isthmus_model *model, isthmus_session *session) {
   EXPECT(run(session) == ISTHMUS_OK && error[0] == 0);
 }
 
+static void sums(isthmus_session *session) {
+  uint64_t pairs[2] = {1, 1};
+  EXPECT(isthmus_weight_sums(NULL, pairs, 1, error, sizeof error) == ISTHMUS_BAD_CALL);
+  EXPECT(isthmus_weight_sums(session, NULL, 1, error, sizeof error) == ISTHMUS_BAD_CALL);
+  EXPECT(isthmus_weight_sums(session, pairs, 2, error, sizeof error) == ISTHMUS_BAD_CALL);
+  EXPECT(strstr(error, "another number of chunks") != NULL && pairs[0] == 1);
+  EXPECT(isthmus_weight_sums(session, pairs, 1, error, sizeof error) == ISTHMUS_OK && error[0] == 0);
+  EXPECT(pairs[0] == 0 && pairs[1] == 0); /* the weights are zeros */
+}
+
 static void sizes(void) {
   isthmus_tensor t = {NULL, ISTHMUS_F32, 2, {3, 5}};
   EXPECT(isthmus_bytes(&t) == 60);
@@ -141,14 +151,34 @@ static void allocates(isthmus_session *session, int bounded) {
   EXPECT(allocations - before == grown);
 }
 
+/* Weights in memory, and the choice of a level. */
+static void other_ways_to_open(const char *path) {
+  static _Alignas(64) uint8_t weights[64 + 1];
+  isthmus_model *model = NULL;
+  FILE *file = fopen(path, "rb");
+  EXPECT(file && fread(weights, 1, 64, file) == 64);
+  if (file) fclose(file);
+  EXPECT(isthmus_open_memory(weights, 63, &model, error, sizeof error) == ISTHMUS_BAD_MODEL && !model);
+  EXPECT(isthmus_open_memory(NULL, 64, &model, error, sizeof error) == ISTHMUS_BAD_CALL && !model);
+  EXPECT(isthmus_open_memory(weights + 1, 64, &model, error, sizeof error) == ISTHMUS_BAD_CALL && !model);
+  EXPECT(isthmus_open_memory(weights, 64, &model, error, sizeof error) == ISTHMUS_OK);
+  isthmus_close(model);
+  EXPECT(isthmus_open_as("other", path, &model, error, sizeof error) == ISTHMUS_BAD_CALL && strstr(error, "any"));
+  EXPECT(isthmus_open_as("any", path, &model, error, sizeof error) == ISTHMUS_OK);
+  EXPECT(strcmp(isthmus_target_name(model), "any") == 0);
+  isthmus_close(model);
+}
+
 int main(int count, char **arguments) {
   isthmus_model *model = NULL;
   isthmus_session *session = NULL;
   const int bounded = count > 2;
   misuse(model, session);
   sizes();
+  other_ways_to_open(arguments[1]);
   EXPECT(isthmus_open(arguments[1], &model, error, sizeof error) == ISTHMUS_OK);
   EXPECT(isthmus_session_new(model, 2, &session, error, sizeof error) == ISTHMUS_OK);
+  sums(session);
   if (!bounded) wrong_calls(model, session);
   isthmus_session_free(session);
   EXPECT(isthmus_session_new(model, 2, &session, error, sizeof error) == ISTHMUS_OK);

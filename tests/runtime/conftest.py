@@ -13,11 +13,11 @@ from isthmus.bundle.manifest import Chip, DimBounds, Entry, Manifest, Port
 from isthmus.codegen import toolchain
 from isthmus.machine import Machine
 from isthmus.runtime.library import DTYPES
-from isthmus.target import Toolchain
+from isthmus.systems import LINUX
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent.parent / "build" / "cache"
-TOOLCHAIN = Toolchain("x86_64-linux-gnu.2.17", "x86_64", "libmodel.so")
+TOOLCHAIN = LINUX.toolchain("x86_64", "x86_64")
 
 Flags = tuple[str, ...]
 BuildLibrary = Callable[..., bytes]
@@ -32,7 +32,7 @@ def build_library() -> BuildLibrary:
 
     def build(*flags: str) -> bytes:
         if flags not in built:
-            built[flags] = toolchain.link(source, {}, TOOLCHAIN, CACHE, flags)
+            built[flags] = toolchain.link({"model.c": source}, {}, TOOLCHAIN, CACHE, flags)[TOOLCHAIN.library]
         return built[flags]
 
     return build
@@ -65,15 +65,16 @@ def example_manifest(machine: Machine, low: int = 1, high: int | None = None) ->
 
 @pytest.fixture(scope="session")
 def build_bundle(build_library: BuildLibrary, tmp_path_factory: pytest.TempPathFactory) -> BuildBundle:
-    """The folder of a bundle around that library; weights[0] is `first`."""
+    """The folder of a bundle around that library; `size` bytes of weights, and weights[0] is `first`."""
     machine = Machine.here()
 
-    def build(*flags: str, low: int = 1, high: int | None = None, first: float = 0.0) -> Path:
+    def build(*flags: str, low: int = 1, high: int | None = None, first: float = 0.0, size: int = 64) -> Path:
         folder = tmp_path_factory.mktemp("bundle") / "example@any"
-        weights = np.zeros(16, np.float32)
-        weights[0] = first
+        rest = np.random.default_rng(size).bytes(size - 4)
+        weights = np.float32(first).tobytes() + rest
         bounds = () if high is None else (f"-DLOW_SEQ={low}", f"-DHIGH_SEQ={high}", "-DHIGH_BATCH=8")
-        contents = {"lib/libmodel.so": build_library(*flags, *bounds), "weights.bin": weights.tobytes()}
+        library = build_library(*flags, *bounds, f"-DWEIGHTS_BYTES={size}")
+        contents = {"lib/libmodel.so": library, "weights.bin": weights}
         writer.write(folder, example_manifest(machine, low, high), contents)
         return folder
 

@@ -2,9 +2,13 @@
  * between, so that a broken barrier or a wrong arena gives wrong numbers. z = sum of y over seq, plus weights[0].
  *
  * `check` is a second entry: its input `doubled` has the derived dim 2*seq.
- * Macros choose variants: LOW_SEQ, HIGH_SEQ (bounds), STAGES (rounds through the barrier), REFUSE (machine check). */
+ * Macros choose variants: LOW_SEQ, HIGH_SEQ (bounds), STAGES (rounds through the barrier), REFUSE (machine check),
+ * WEIGHTS_BYTES. */
 #include "isthmus_plan.h"
 
+#ifndef WEIGHTS_BYTES
+#define WEIGHTS_BYTES 64
+#endif
 #ifndef LOW_SEQ
 #define LOW_SEQ 1
 #endif
@@ -121,8 +125,10 @@ static const char *machine_check(void) { return "this machine lacks imagination"
 static const char *machine_check(void) { return 0; }
 #endif
 
-const isthmus_program isthmus_generated = {
+static const isthmus_program PROGRAM = {
     .abi = ISTHMUS_PLAN_ABI, .model = "example", .target = "any", .machine_check = machine_check,
-    .weights_bytes = 64, .dim_count = DIMS, .dims = DIM,
+    .weights_bytes = WEIGHTS_BYTES, .dim_count = DIMS, .dims = DIM,
     .entry_count = sizeof ENTRIES / sizeof *ENTRIES, .entries = ENTRIES,
 };
+
+const isthmus_program *const isthmus_programs[] = {&PROGRAM, NULL};

@@ -10,9 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from isthmus.codegen import toolchain
+from isthmus.systems import LINUX
+
 HERE = Path(__file__).resolve().parent
 
 Compile = Callable[..., Path]
+
+
+def c_files(sources: Path) -> list[Path]:
+    """The C runtime's own files for this system."""
+    return [sources / name for name in toolchain.runtime_sources(LINUX) if name.endswith(".c")]
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +56,12 @@ def compile_program(root: Path, sources: Path, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="session")
 def compile_stress(compile_program: Compile, sources: Path) -> Compile:
     """stress.c with the runtime compiled into it."""
-    files = ("-std=c11", *sorted(sources.glob("*.c")), HERE / "plan_example.c", HERE / "stress.c")
+    files = (
+        "-std=c11",
+        *c_files(sources),
+        HERE / "plan_example.c",
+        HERE / "stress.c",
+    )
     return lambda *flags: compile_program(*files, "-DISTHMUS_POISON", *flags)
 
 
@@ -101,7 +114,11 @@ def test_no_undefined_behaviour(compile_stress: Compile, weights: Path) -> None:
 def test_misuse_and_allocation(
     compile_program: Compile, sources: Path, weights: Path, bounds: tuple[str, ...]
 ) -> None:
-    files = (*sorted(sources.glob("*.c")), HERE / "plan_example.c", HERE / "api.c")
+    files = (
+        *c_files(sources),
+        HERE / "plan_example.c",
+        HERE / "api.c",
+    )
     counted = [f"-D{name}=counted_{name}" for name in ("calloc", "aligned_alloc", "mmap")]
     checks = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
     program = compile_program("-std=c11", *files, "-D_GNU_SOURCE", *counted, *checks, *bounds)

@@ -9,10 +9,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 from hypothesis import strategies as st
 
-from isthmus.ir.dims import Dim, symbol
+from isthmus.ir.dims import Dim, product, symbol
 from isthmus.ir.graph import Value, constant
 from isthmus.ir.types import DType
-from isthmus.ops import movement, nn, pointwise, reduce
+from isthmus.ops import lines, movement, nn, pointwise, reduce
 
 T = TypeVar("T")
 DIMS = ("batch", "seq")
@@ -255,7 +255,8 @@ def _attention(c: Chooser, pool: list[Value]) -> Value | None:
     split = movement.reshape(x, shape=(batch, length, heads, width // heads))
     q = movement.transpose(split, perm=(0, 2, 1, 3))
     mask = [movement.full(shape=(1, 1, 1, length), value=-0.5, dtype=x.dtype)] if c.integer(0, 1) else []
-    return nn.attention(q, pointwise.tanh(q), q, *mask, scale=0.5, safe=bool(c.integer(0, 1)), loc=_loc(c))
+    flags = {"safe": bool(c.integer(0, 1)), "causal": bool(c.integer(0, 1))}
+    return nn.attention(q, pointwise.tanh(q), q, *mask, scale=0.5, **flags, loc=_loc(c))
 
 
 def _gather(c: Chooser, pool: list[Value]) -> Value | None:
@@ -334,7 +335,9 @@ def _scan(c: Chooser, pool: list[Value]) -> Value | None:
         return None
     axis = c.integer(0, x.t.rank - 1)
     flags = [bool(c.integer(0, 1)) for _ in range(2)]
-    match c.integer(0, 3):
+    match c.integer(0, 4):
+        case 4:
+            return reduce.cumprod(x, axis=axis, exclusive=flags[0], reverse=flags[1], loc=_loc(c))
         case 0:
             return reduce.argmax(x, axis=axis, last=flags[0], loc=_loc(c))
         case 1:
@@ -352,6 +355,11 @@ def _gather_more(c: Chooser, pool: list[Value]) -> Value | None:
     if c.integer(0, 1):
         table = movement.concat(*[ids] * INDEX_LIMIT, axis=1)
         return movement.gather_elements(table, ids, axis=1, loc=_loc(c))
+    if c.integer(0, 1):
+        count = product(ids.shape)
+        updates = movement.broadcast(_weight(c, (1, 3)), shape=(count, 3))
+        rows, join = movement.reshape(ids, shape=(count, 1)), c.choice(tuple(lines.JOINS))
+        return lines.scatter(_weight(c, (INDEX_LIMIT, 3)), rows, updates, axis=0, join=join, loc=_loc(c))
     indices = movement.reshape(ids, shape=(*ids.shape, 1))
     return movement.gather_nd(_weight(c, (INDEX_LIMIT, 3)), indices, batch_dims=0, loc=_loc(c))
 

@@ -11,7 +11,7 @@ from isthmus.ir.dims import Shape, evaluate_dim, product
 from isthmus.ir.graph import HOLE, Attr, Graph, Kind, Marker, Trait, Value, constant, graph_input, walk
 from isthmus.ir.read import parse_dim
 from isthmus.ir.rewrite import NAMED, Rule, weight
-from isthmus.ir.types import Array, DType, parse_type
+from isthmus.ir.types import Array, DType, TensorType, parse_type
 from isthmus.ops import movement, pointwise, reduce
 
 SIZES = {"b": 2, "n": 7, "s": 5, "t": 6, "h": 3, "one": 1}
@@ -66,6 +66,11 @@ def _hole(name: str, given: object, dtype: DType, is_weight: bool) -> Value:
     if contents == "square":
         x = graph_input(name, type_)
         return pointwise.mul(x, x)
+    if contents == "twice":
+        *lead, size = type_.shape
+        assert isinstance(size, int)
+        half = graph_input(name, TensorType(type_.dtype, (*lead, size // 2)))
+        return movement.concat(half, half, axis=len(lead))
     if found := re.fullmatch(r"iota\((\d)\) \+ (-?\d+)", contents):
         count = movement.iota(shape=type_.shape, axis=int(found[1]), dtype=type_.dtype)
         return pointwise.add(count, movement.full(shape=(), value=float(found[2]), dtype=type_.dtype))
@@ -75,7 +80,43 @@ def _hole(name: str, given: object, dtype: DType, is_weight: bool) -> Value:
         return movement.concat(
             *(movement.iota(shape=part, axis=axis, dtype=type_.dtype) for axis in axes), axis=len(part) - 1
         )
+    if found := re.fullmatch(r"flat\((\d),(\d)\)", contents):
+        row, column = (
+            movement.iota(
+                shape=tuple(d if i == axis else 1 for i, d in enumerate(type_.shape)),
+                axis=axis,
+                dtype=type_.dtype,
+            )
+            for axis in map(int, found.groups())
+        )
+        width = movement.dim_value(dim=(type_.shape[int(found[2])],), dtype=type_.dtype)
+        return pointwise.add(pointwise.mul(width, row), column)
+    if contents.startswith("causal"):
+        return _causal(type_, contents)
     return movement.full(shape=type_.shape, value=float(contents), dtype=type_.dtype)
+
+
+def _causal(type_: TensorType, contents: str) -> Value:
+    """A mask [..., queries, keys] that hides what comes later: compared, from a table, or among others."""
+    *outer, queries, keys = type_.shape
+    low = re.search(r"\((.*)\)", contents)
+    zero, hidden = (
+        movement.full(shape=(), value=v, dtype=DType.F32) for v in (0.0, float(low[1]) if low else -np.inf)
+    )
+    if "table" in contents:
+        table = np.where(np.tri(32, dtype=bool), 0, np.float32(hidden.attr("value"))).astype(np.float32)
+        part = {"starts": (0, 0), "sizes": (queries, keys), "steps": (1, 1)}
+        return movement.slice_(constant("table", table), **part)
+    ones = tuple(1 for _ in outer)
+    key = movement.iota(shape=(*ones, 1, keys), axis=len(outer) + 1, dtype=DType.I64)
+    query = movement.iota(shape=(queries,), axis=0, dtype=DType.I64)
+    if keys != queries:
+        query = pointwise.add(query, movement.dim_value(dim=(keys - queries,), dtype=DType.I64))
+    seen = pointwise.less_equal(key, movement.reshape(query, shape=(*ones, queries, 1)))
+    if "kept" in contents:
+        kept = graph_input("kept", TensorType(DType.BOOL, (*outer, 1, keys)))
+        seen = pointwise.logical_and(seen, kept)
+    return pointwise.where(seen, zero, hidden)
 
 
 def _attr(kind: Kind, value: Attr, example: Mapping[str, object]) -> Attr:

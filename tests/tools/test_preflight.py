@@ -8,7 +8,8 @@ import pytest
 from layer_models import INNER, WIDTH, layer_model, save
 
 from isthmus import driver
-from isthmus.driver import Options, Prepared
+from isthmus.codegen.session_memory import arena_bytes
+from isthmus.driver import Options, Prepared, write_c
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.frontends.onnx import read
 from isthmus.ir.dims import evaluate_dim
@@ -17,7 +18,7 @@ from isthmus.ops import text
 from isthmus.passes.pipeline import Step
 from isthmus.targets import x86_64
 from isthmus.tools.contract import Fusion, Miss, fusions, misses
-from isthmus.tools.costs import arena_bytes, multiply_adds, sizes_for
+from isthmus.tools.costs import multiply_adds, sizes_for
 from isthmus.tools.preflight import examine, failed, with_remedy
 from isthmus.tools.sarif import sarif
 
@@ -37,7 +38,8 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Program:
 def test_the_contract_and_the_costs(layer: Program) -> None:
     made, steps = prepared(layer)
     sizes = sizes_for(layer, {"batch": 2, "seq": 10})
-    plans = examine(made.program, made.plan, made.layout, steps, sizes, threads=1)
+    layout = write_c(layer.name, [made]).layout
+    plans = examine(made.program, made.plan, layout, steps, sizes, threads=1, target=TARGET)
     assert [str(f) for f in plans.fusions] == [
         "1 layer_norm (0 with residual)",
         "2 linear (1 gelu, 1 with residual)",
@@ -47,7 +49,7 @@ def test_the_contract_and_the_costs(layer: Program) -> None:
     assert str(plans.costs.multiply_adds) == f"{2 * WIDTH * INNER}*batch*seq"
     assert plans.costs.multiply_adds_at == 2 * WIDTH * INNER * 20
     assert plans.costs.ports_bytes == 2 * 20 * WIDTH * 4
-    assert plans.costs.weights_bytes == made.layout.total >= 4 * 2 * WIDTH * INNER
+    assert plans.costs.weights_bytes == layout.total >= 4 * 2 * WIDTH * INNER
 
 
 def test_working_memory_grows_with_sizes_and_threads(layer: Program) -> None:

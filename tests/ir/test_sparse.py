@@ -1,0 +1,125 @@
+"""Encodings of matrices with zeros: what is stored is the matrix, and as many bytes as the type says."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus.ir.sparse import NM, Blocks
+from isthmus.ir.types import DType, Encoding, TensorType, parse_type
+from isthmus.ir.weights import Weight
+
+
+def matrix(depth: int, columns: int, density: float, seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    kept = random.random((depth, columns)) < density
+    return np.where(kept, random.standard_normal((depth, columns)), 0).astype(np.float32)
+
+
+def check(encoding: Encoding, plain: np.ndarray) -> np.ndarray:
+    type_ = TensorType(DType.F32, plain.shape, encoding)
+    assert parse_type(str(type_)) == type_
+    stored = Weight.of("w", plain).encoded(encoding).stored()
+    assert stored.nbytes == type_.nbytes
+    assert stored.dtype == np.float32, "bytes are swapped for other chips by the size of elements"
+    np.testing.assert_array_equal(encoding.decode(stored, plain.shape), plain)
+    return stored
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.sampled_from([0, 0.05, 0.3, 1]),
+    st.sampled_from([(1, 1), (1, 4), (4, 1), (4, 4), (2, 3)]),
+    st.integers(1, 5),
+    st.integers(0, 99),
+)
+def test_blocks(
+    depth: int, columns: int, density: float, block: tuple[int, int], window: int, seed: int
+) -> None:
+    plain = matrix(depth, columns, density, seed)
+    check(Blocks.of(plain, window * block[1], *block), plain)
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.sampled_from([0, 0.05, 0.3, 1]),
+    st.sampled_from([(1, 4), (4, 4), (2, 8)]),
+    st.integers(1, 5),
+    st.integers(0, 99),
+)
+def test_blocks_of_bytes(
+    depth: int, columns: int, density: float, block: tuple[int, int], window: int, seed: int
+) -> None:
+    plain = (matrix(depth, columns, density, seed) * 50).astype(np.int8)
+    encoding = Blocks.of(plain, window * block[1], *block)
+    stored = Weight.of("w", plain).encoded(encoding).stored()
+    assert stored.nbytes == TensorType(DType.I8, plain.shape, encoding).nbytes
+    assert stored.dtype == np.int8, "bytes are not swapped for other chips"
+    np.testing.assert_array_equal(encoding.decode(stored, plain.shape), plain)
+
+
+def test_the_bytes_of_a_block_are_words_along_the_inputs() -> None:
+    plain = np.zeros((8, 2), np.int8)
+    plain[4:, 1] = 1, 2, 3, 4
+    plain[5, 0] = 9
+    stored = Blocks.of(plain, 8, 2, 4).encode(plain)
+    # Where the list begins and ends, places 1 and 2 (none), words of both columns, a block of zeros.
+    assert stored.tolist() == [
+        *[0, 0, 0, 0], *[1, 0, 0, 0], *[1, 0, 2, 0], *[0, 9, 0, 0], *[1, 2, 3, 4], *[0] * 8,
+    ]  # fmt: skip
+
+
+def test_what_a_number_takes() -> None:
+    """6 bytes, and 4 for each column and window, with little padding."""
+    plain = matrix(384, 384, 0.1, 0)
+    numbers = np.count_nonzero(plain)
+    stored = check(Blocks.of(plain, 192), plain)
+    assert 6 * numbers < stored.nbytes < 6 * numbers + 2 * 384 * (4 + 6) + 4
+    assert stored.nbytes <= 0.2 * plain.nbytes
+
+
+def test_odd_lists_end_with_a_place_beyond_the_window() -> None:
+    """What padding is multiplied by must be zero, not a number of x that may be infinite."""
+    plain = np.zeros((8, 1), np.float32)
+    plain[[1, 5, 7], 0] = 1, 2, 3
+    stored = check(Blocks.of(plain, 8), plain).view(np.uint32)
+    np.testing.assert_array_equal(stored[[0, 1]], [0, 2])
+    assert stored[2] == 1 | 5 << 16
+    assert stored[5] == 7 | 8 << 16
+    np.testing.assert_array_equal(stored[[3, 4, 6, 7]].view(np.float32), [1, 2, 3, 0])
+
+
+def test_a_count_that_is_not_the_matrix() -> None:
+    with pytest.raises(ValueError, match="the matrix has 1 pairs"):
+        Blocks(1, 1, 4, 2).encode(np.eye(4, 1, dtype=np.float32))
+    with pytest.raises(ValueError, match="stores elements of 32 bits"):
+        Blocks(1, 1, 4, 2).nbytes((4, 4), DType.F16)
+    with pytest.raises(ValueError, match="cannot store int8"):
+        Blocks(1, 2, 4, 1).encode(np.eye(4, 1, dtype=np.int8))
+
+
+@pytest.mark.parametrize(("kept", "group"), [(2, 4), (1, 4), (4, 8), (1, 2), (8, 32), (3, 5)])
+def test_groups(kept: int, group: int) -> None:
+    random = np.random.default_rng(kept)
+    for depth, columns in ((group, 1), (4 * group, 7), (4 * group - 1, 9)):
+        plain = random.standard_normal((-(-depth // group) * group, columns)).astype(np.float32)
+        order = np.argsort(random.random((plain.shape[0] // group, group, columns)), axis=1)
+        plain[order.reshape(plain.shape) >= kept] = 0
+        check(NM(kept, group), plain[:depth])
+    check(NM(kept, group), np.zeros((group, 3), np.float32))
+
+
+def test_two_of_four_takes_half_and_a_sixteenth() -> None:
+    plain = np.zeros((64, 32), np.float32)
+    plain[::4] = plain[3::4] = 1
+    assert check(NM(2, 4), plain).nbytes == plain.nbytes // 2 + plain.nbytes // 32
+    assert NM(2, 4).nbytes((64, 32), DType.I8) == 0.625 * 64 * 32
+
+
+def test_groups_that_hold_more() -> None:
+    with pytest.raises(ValueError, match="more than 2 numbers"):
+        NM(2, 4).encode(np.ones((4, 1), np.float32))

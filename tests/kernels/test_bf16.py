@@ -1,0 +1,313 @@
+"""Products and attention of bf16 against their meaning: every height and tail, NaN, infinities, ranges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import ml_dtypes
+import numpy as np
+import pytest
+from runners import native
+from strict_c import CHECKED_C
+
+from isthmus.codegen.native import Call, load
+from isthmus.ir.types import Interleaved
+from isthmus.kernels import attention as attention_kernels
+from isthmus.kernels import attention_tiles, gemm, gemm_tiles, layer_norm, rms_norm
+from isthmus.kernels.arithmetic import bf16_of
+from isthmus.kernels.attention_shape import Mask, Scratch
+from isthmus.kernels.kernel import Kernel
+from isthmus.machine import Machine
+from isthmus.ops.nn import attention
+from isthmus.target import Target
+from isthmus.targets import x86_64
+
+BF16 = np.dtype(ml_dtypes.bfloat16)
+GUARD = 777
+# One chip for each way of multiplying bf16: tiles, an instruction, and f32 in vectors of 8, 4 and 1.
+CHIPS = tuple(
+    {(t.vector, t.instructions, t.tiles): t for t in x86_64.TARGETS if t.os == Machine.here().os}.values()
+)
+NARROW = tuple(t for t in CHIPS if t.multiplies_bf16)
+
+
+@pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda chip: chip.name)
+def chip(request: pytest.FixtureRequest) -> Target:
+    return native(request.param)
+
+
+@pytest.fixture(scope="module", params=NARROW, ids=lambda chip: chip.name)
+def narrow(request: pytest.FixtureRequest) -> Target:
+    return native(request.param)
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kernel, Target], Call]:
+    """The function behind a kernel; each is compiled once."""
+    calls: dict[tuple[str, str], Call] = {}
+
+    def get(kernel: Kernel, chip: Target) -> Call:
+        key = (chip.name, kernel.symbol)
+        if key not in calls:
+            calls[key] = load([kernel], chip, tmp_path_factory.mktemp("bf16"))[kernel.symbol]
+        return calls[key]
+
+    return get
+
+
+def product(
+    chip: Target, activation: str | None = None, residual: bool = False, rounded: bool = False
+) -> Kernel:
+    if chip.multiplies_in_tiles("bf16"):
+        return gemm_tiles.kernel(chip, activation, residual, rounded)
+    return gemm.kernel(chip, activation, residual, bf16_of(chip), rounded)
+
+
+class Product:
+    """One product: operands with guards between their rows, the call, and what it has to give."""
+
+    def __init__(self, rows: int, depth: int, columns: int, width: int, rounded: bool) -> None:
+        random = np.random.default_rng(rows)
+        self.rows, self.depth, self.columns = rows, depth, columns
+        self.x = np.full((rows, depth + 3), np.nan, BF16)
+        self.x[:, :depth] = random.standard_normal((rows, depth))
+        self.w = (random.standard_normal((depth, columns)) / math.sqrt(depth)).astype(BF16)
+        self.panels = Interleaved(width, 2).encode(self.w)
+        self.bias = np.zeros(self.panels.shape[0] * width, np.float32)
+        self.bias[:columns] = random.standard_normal(columns)
+        self.residual = random.standard_normal((rows, columns + 5)).astype(np.float32)
+        self.rounded = rounded
+        self.y = np.full((rows, columns + 2), GUARD, np.uint16 if rounded else np.float32)
+
+    def run(self, call: Call, residual: bool, rows: slice | None = None) -> np.ndarray:
+        begin, end = (0, self.rows) if rows is None else (rows.start, rows.stop)
+        extra, pitch = ((self.residual,), (self.residual.shape[1],)) if residual else ((), ())
+        sizes = (self.depth, self.columns, self.x.shape[1], *pitch, self.y.shape[1])
+        ranges = (begin, end, 0, self.panels.shape[0])
+        x, panels = self.x.view(np.uint16), self.panels.view(np.uint16)
+        call(x, panels, self.bias, *extra, self.y, *sizes, *ranges)
+        assert (self.y[:, self.columns :] == GUARD).all(), "wrote beyond n"
+        got = self.y[:, : self.columns]
+        return got.view(BF16).astype(np.float32) if self.rounded else got
+
+    def expected(self, residual: bool) -> np.ndarray:
+        x = self.x[:, : self.depth].astype(np.float64)
+        y = x @ self.w.astype(np.float64) + self.bias[: self.columns]
+        return y + self.residual[:, : self.columns] if residual else y
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("depth", [1, 31, 32, 33, 97, 384])
+def test_products(
+    depth: int, residual: bool, rounded: bool, chip: Target, build: Callable[[Kernel, Target], Call]
+) -> None:
+    call = build(product(chip, None, residual, rounded), chip)
+    for rows in (1, 7, 16, 17, 33, 70):
+        for columns in (1, 31, 33, 100):
+            case = Product(rows, depth, columns, chip.narrow_width("bf16"), rounded)
+            want = case.expected(residual)
+            # Half a unit of bf16, and what sums in another order may differ by.
+            relative = 2.0**-8 if rounded else 2e-6
+            np.testing.assert_allclose(case.run(call, residual), want, rtol=relative, atol=2e-5)
+
+
+def test_gelu_is_right_to_what_bf16_holds(chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    case = Product(40, 64, 96, chip.narrow_width("bf16"), rounded=True)
+    case.x[:, :64] = (case.x[:, :64].astype(np.float32) * 4).astype(BF16)
+    sums = case.expected(residual=False)
+    want = sums * 0.5 * (1 + np.vectorize(math.erf)(sums / math.sqrt(2)))
+    got = case.run(build(product(chip, "gelu", False, True), chip), residual=False)
+    np.testing.assert_allclose(got, want, rtol=2.0**-8, atol=3e-4)
+
+
+def test_ranges_of_rows_give_the_same_bits(chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    """Threads share rows out: where a range ends must change nothing."""
+    call = build(product(chip, None, True, False), chip)
+    case = Product(53, 97, 70, chip.narrow_width("bf16"), rounded=False)
+    whole = case.run(call, residual=True).copy()
+    for cut in (1, 16, 23, 40):
+        case.y[:] = GUARD
+        case.run(call, True, slice(0, cut))
+        np.testing.assert_array_equal(case.run(call, True, slice(cut, 53)), whole)
+
+
+def test_residual_in_place(chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    """Tiles may overlap; what they share is added once."""
+    case = Product(33, 64, 40, chip.narrow_width("bf16"), rounded=False)
+    want = case.expected(residual=True)
+    case.y[:, :40] = case.residual[:, :40]
+    case.residual = case.y
+    np.testing.assert_allclose(case.run(build(product(chip, None, True), chip), True), want, atol=2e-5)
+
+
+def test_nan_and_infinity_stay_in_their_rows(chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    case = Product(35, 33, 20, chip.narrow_width("bf16"), rounded=True)
+    clean = case.run(build(product(chip, rounded=True), chip), residual=False).copy()
+    case.x[3, 32], case.x[20, 0] = np.nan, np.inf
+    case.w[0, :] = 1.0
+    case.panels = Interleaved(chip.narrow_width("bf16"), 2).encode(case.w)
+    got = case.run(build(product(chip, rounded=True), chip), residual=False)
+    assert np.isnan(got[3]).all() and np.isposinf(got[20]).all()
+    others = [i for i in range(35) if i not in (3, 20)]
+    assert np.isfinite(got[others]).all() and np.isfinite(clean).all()
+
+
+def test_subnormal_numbers_may_count_as_zero(chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    case = Product(5, 16, 8, chip.narrow_width("bf16"), rounded=True)
+    case.x[:, :16] = np.float32(1e-39)
+    case.bias[:] = 1e-40
+    got = case.run(build(product(chip, rounded=True), chip), residual=False)
+    assert np.abs(got).max() < 1.2e-38
+
+
+@pytest.mark.parametrize("width", [1, 15, 64, 100])
+def test_norms_round_and_give_both(width: int, chip: Target, build: Callable[[Kernel, Target], Call]) -> None:
+    random = np.random.default_rng(width)
+    x = random.standard_normal((9, width)).astype(np.float32)
+    scale, bias = (random.standard_normal(width).astype(np.float32) for _ in range(2))
+    plain, copy, alone = np.empty_like(x), np.empty(x.shape, np.uint16), np.empty(x.shape, np.uint16)
+    for norm, args in (
+        (lambda kind: layer_norm.kernel(chip, False, kind), (scale, bias)),
+        (lambda kind: rms_norm.kernel(chip, kind), (scale,)),
+    ):
+        build(norm("both"), chip)(x, *args, plain, copy, 1e-5, width, width, width, width, 0, 9)
+        build(norm("rounded"), chip)(x, *args, alone, 1e-5, width, width, width, 0, 9)
+        # To the bit what NumPy rounds: nearest, and the even one of two.
+        np.testing.assert_array_equal(copy, plain.astype(BF16).view(np.uint16))
+        np.testing.assert_array_equal(copy, alone)
+
+
+# Attention in tiles, and by an instruction
+
+
+def attends(chip: Target, widths: tuple[int, int], kind: Mask, safe: bool, causal: bool = False) -> Kernel:
+    if chip.multiplies_in_tiles("bf16"):
+        return attention_tiles.kernel(chip, *widths, kind, safe, causal)
+    return attention_kernels.kernel(chip, *widths, kind, safe, causal, mixed=True)
+
+
+def room(chip: Target, widths: tuple[int, int], kind: Mask) -> Scratch:
+    if chip.multiplies_in_tiles("bf16"):
+        return attention_tiles.scratch(*widths, kind)
+    return attention_kernels.scratch(chip, *widths, kind, mixed=True)
+
+
+class Attention:
+    """One request: strided q, k and v, scratch with a guard behind it, and the meaning."""
+
+    def __init__(
+        self,
+        widths: tuple[int, int],
+        kind: Mask,
+        sizes: tuple[int, int, int, int, int],
+        safe: bool,
+        causal: bool,
+    ) -> None:
+        (width, value_width), (batch, heads, group, queries, keys) = widths, sizes
+        random = np.random.default_rng(queries)
+        shared = heads // group
+        self.q = random.standard_normal((batch, queries, heads, width)).astype(BF16)
+        self.k = random.standard_normal((batch, keys, shared, width)).astype(BF16)
+        self.v = random.standard_normal((batch, keys, shared, value_width)).astype(BF16)
+        self.widths, self.kind, self.sizes, self.safe, self.causal = widths, kind, sizes, safe, causal
+        self.mask: np.ndarray | None = None
+        if kind == "row":
+            self.mask = np.where(random.random((batch, 1, 1, keys)) < 0.3, -3.4e38, 0).astype(np.float32)
+        if kind == "full":
+            self.mask = random.standard_normal((batch, heads, queries, keys)).astype(np.float32)
+        self.scale = 1 / math.sqrt(width)
+
+    def run(self, call: Call, chip: Target, stored: type[np.generic] = np.uint16) -> np.ndarray:
+        (_, value_width), (batch, heads, group, queries, keys) = self.widths, self.sizes
+        out = np.full((batch, queries, heads, value_width), GUARD, stored)
+        scratch = room(chip, self.widths, self.kind)
+        floats = -(-keys // scratch.block) * scratch.block * scratch.per_key + scratch.constant
+        memory = np.full(floats + 64, np.nan, np.float32)
+        memory[floats:] = GUARD
+        strides = [s // a.itemsize for a in (self.q, self.k, self.v) for s in np.array(a.strides)[[0, 2, 1]]]
+        masks = [] if self.mask is None else [self.mask]
+        if self.mask is not None:
+            strides += [s // 4 for s in self.mask.strides[: 3 if self.kind == "full" else 2]]
+            if self.kind == "row":
+                strides[-1] = 0
+        strides += [queries * heads * value_width, value_width, heads * value_width]
+        inputs = [
+            a.view(stored) if stored is np.uint16 else a.astype(stored) for a in (self.q, self.k, self.v)
+        ]
+        sizes = (heads, group, queries, keys)
+        call(*inputs, *masks, out, memory, self.scale, *sizes, *map(int, strides), 0, batch * heads)
+        assert (memory[floats:] == GUARD).all(), "wrote beyond the scratch memory"
+        return out.view(BF16).astype(np.float32) if stored is np.uint16 else out
+
+    def expected(self) -> np.ndarray:
+        args = [a.transpose(0, 2, 1, 3) for a in (self.q, self.k, self.v)]
+        with np.errstate(all="ignore"):
+            found = attention.reference(
+                *args,
+                *([] if self.mask is None else [self.mask]),
+                scale=self.scale,
+                safe=self.safe,
+                causal=self.causal,
+                mixed=True,
+            )
+        rounded: np.ndarray = found.astype(BF16).astype(np.float32).transpose(0, 2, 1, 3)
+        return rounded
+
+
+SIZES = (
+    (1, 2, 1, 1, 1),
+    (2, 2, 2, 7, 7),
+    (1, 2, 1, 16, 16),
+    (1, 4, 2, 17, 33),
+    (2, 1, 1, 33, 65),
+    (1, 1, 1, 20, 1100),
+    (1, 1, 1, 40, 12),
+)
+
+
+def cases() -> Iterator[tuple[tuple[int, int], Mask, bool, bool]]:
+    kinds: tuple[Mask, ...] = ("none", "row", "full")
+    for kind in kinds:
+        for causal in (False, True):
+            yield (32, 32), kind, causal, causal
+    for widths in ((64, 64), (8, 8), (33, 17), (128, 80), (160, 160)):
+        yield widths, "full", True, True
+
+
+@pytest.mark.parametrize("stored", [np.uint16, np.float32], ids=["bf16", "rounded"])
+@pytest.mark.parametrize(("widths", "kind", "safe", "causal"), tuple(cases()))
+def test_attention(
+    widths: tuple[int, int],
+    kind: Mask,
+    safe: bool,
+    causal: bool,
+    stored: type[np.generic],
+    narrow: Target,
+    build: Callable[[Kernel, Target], Call],
+) -> None:
+    """On bf16, and on f32 that bf16 holds: whoever rounds it, products are the same."""
+    kernel = attends(narrow, widths, kind, safe, causal)
+    if stored is np.float32:
+        if narrow.multiplies_in_tiles("bf16"):
+            pytest.skip("tiles take bf16 from memory only")
+        kernel = attention_kernels.kernel(narrow, *widths, kind, safe, causal, rounds=True)
+    call = build(kernel, narrow)
+    for sizes in SIZES:
+        request = Attention(widths, kind, sizes, safe, causal)
+        got, want = request.run(call, narrow, stored), request.expected()
+        assert np.array_equal(np.isnan(got), np.isnan(want))
+        # A unit of bf16 for the result; powers may be rounded the other way, or relative to another highest.
+        np.testing.assert_allclose(got, want, rtol=2.0**-7, atol=2.0**-6)
+
+
+def test_a_row_that_is_masked_out_is_uniform_or_nan(
+    narrow: Target, build: Callable[[Kernel, Target], Call]
+) -> None:
+    for safe, hidden in ((False, -3.4e38), (False, -np.inf), (True, -np.inf)):
+        request = Attention((32, 32), "row", (1, 1, 1, 5, 9), safe, False)
+        assert request.mask is not None
+        request.mask[...] = hidden
+        got = request.run(build(attends(narrow, (32, 32), "row", safe), narrow), narrow)
+        np.testing.assert_allclose(got, request.expected(), atol=2.0**-8)

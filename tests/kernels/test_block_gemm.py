@@ -1,0 +1,110 @@
+"""Products with weights of 4 and 8 bits against NumPy in double precision: blocks, tails, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isthmus.codegen.native import Call
+from isthmus.errors import CompilerBug
+from isthmus.ir.small_floats import from_codes
+from isthmus.ir.types import DType, Interleaved, Nibbles, Padded, Panels, SmallFloats
+from isthmus.kernels import block_gemm, block_row, gemm
+from isthmus.kernels.kernel import Kernel
+from isthmus.ops.integer import block_linear
+from isthmus.target import Target
+
+Compiled = Callable[[Kernel], Call]
+GUARD = np.float32(12345.0)
+
+
+def scratch(target: Target, depth: int) -> tuple[np.ndarray, ...]:
+    """Memory for one row, with nothing in it that helps, where the kernel takes any."""
+    room = block_row.scratch_floats(target, depth)
+    return (np.full(room, np.nan, np.float32),) if room else ()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("columns", [1, 47, 48, 100])
+@pytest.mark.parametrize("scales", block_gemm.SCALES)
+def test_blocks_and_tails(bits: int, columns: int, scales: str, target: Target, compiled: Compiled) -> None:
+    call, width = compiled(block_gemm.kernel(target, bits, scales)), gemm.panel_width(target)
+    rng = np.random.default_rng(columns)
+    half = 1 << bits - 1
+    for depth, block in ((8, 8), (64, 16), (96, 32), (128, 128), (40, None)):
+        groups = depth // block if block else 1
+        q = rng.integers(-half, half, (depth, columns)).astype(np.int8)
+        q[:, 0], q[:, -1] = -half, half - 1
+        scale = rng.uniform(0.01, 0.1, (groups, columns)).astype(scales)
+        bias = rng.standard_normal(columns).astype(np.float32)
+        stored = (Nibbles(width) if bits == 4 else Interleaved(width, 4)).encode(q)
+        operands = stored, Panels(width).encode(scale), Padded(width).encode(bias)
+        panels = -(-columns // width)
+        for rows in (1, 2, 7, 8, 9, 17):
+            x = np.full((rows, depth + 3), GUARD, np.float32)
+            x[:, :depth] = rng.standard_normal((rows, depth))
+            y = np.full((rows, columns + 2), GUARD, np.float32)
+            shift = block.bit_length() - 1 if block else 62
+            for begin, end in ((0, panels // 2), (panels // 2, panels)):
+                sizes = depth, columns, shift, depth + 3, columns + 2
+                call(x, *operands, y, *scratch(target, depth), *sizes, 0, rows, begin, end)
+            wanted = block_linear.reference(x[:, :depth], q, scale, bias, bits=bits)
+            np.testing.assert_allclose(y[:, :columns], wanted, rtol=1e-5, atol=1e-5 * half * depth**0.5 / 8)
+            assert (y[:, columns:] == GUARD).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e33, -1e30, 1e-30, 1e-42, 0.0])
+def test_one_number_of_the_row(bits: int, value: float, target: Target, compiled: Compiled) -> None:
+    """Beside ordinary numbers it is what it is, and nothing happens to rows without others."""
+    call, width = compiled(block_gemm.kernel(target, bits)), gemm.panel_width(target)
+    rng, depth, columns = np.random.default_rng(3), 128, 50
+    half = 1 << bits - 1
+    q = rng.integers(1, half, (depth, columns)).astype(np.int8)
+    scale = rng.uniform(0.01, 0.1, (4, columns)).astype(np.float32)
+    bias = np.zeros(columns, np.float32)
+    stored = (Nibbles(width) if bits == 4 else Interleaved(width, 4)).encode(q)
+    operands = stored, Panels(width).encode(scale), Padded(width).encode(bias)
+    among, alone = rng.uniform(1, 2, (1, depth)).astype(np.float32), np.zeros((1, depth), np.float32)
+    for x in (among, alone):
+        x[0, 70] = value
+        y = np.zeros((1, columns), np.float32)
+        sizes = depth, columns, 5, depth, columns
+        call(x, *operands, y, *scratch(target, depth), *sizes, 0, 1, 0, -(-columns // width))
+        with np.errstate(over="ignore", invalid="ignore"):
+            wanted = block_linear.reference(x, q, scale, bias, bits=bits)
+        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-44)
+
+
+@pytest.mark.parametrize("columns", [1, 48, 70])
+def test_floats_of_4_bits(columns: int, target: Target, compiled: Compiled) -> None:
+    call = compiled(block_gemm.kernel(target, 4, "float16", floats=True))
+    width, rng = gemm.panel_width(target), np.random.default_rng(columns)
+    for depth, block in ((16, 16), (96, 32), (64, 8)):
+        q = from_codes(rng.integers(-8, 8, (depth, columns)).astype(np.int8))
+        scale = rng.uniform(0.01, 0.1, (depth // block, columns)).astype(np.float16)
+        bias = rng.standard_normal(columns).astype(np.float32)
+        stored = SmallFloats(width).encode(q), Panels(width).encode(scale), Padded(width).encode(bias)
+        for rows in (1, 2, 9):
+            x = rng.standard_normal((rows, depth)).astype(np.float32)
+            y = np.full((rows, columns), GUARD, np.float32)
+            sizes = depth, columns, block.bit_length() - 1, depth, columns
+            call(x, *stored, y, *scratch(target, depth), *sizes, 0, rows, 0, -(-columns // width))
+            wanted = block_linear.reference(x, q, scale, bias, bits=4, floats=True)
+            np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-4)
+
+
+def test_nibbles_are_read_back() -> None:
+    q = np.random.default_rng(0).integers(-8, 8, (19, 50)).astype(np.int8)
+    stored = Nibbles(16).encode(q)
+    assert stored.nbytes == Nibbles(16).nbytes((19, 50), DType.I8)
+    np.testing.assert_array_equal(Nibbles(16).decode(stored, (19, 50)), q)
+
+
+def test_there_are_no_other_bits(target: Target) -> None:
+    with pytest.raises(CompilerBug, match="2 bits"):
+        block_gemm.kernel(target, 2)
+    with pytest.raises(CompilerBug, match="floats of 8 bits"):
+        block_gemm.kernel(target, 8, floats=True)

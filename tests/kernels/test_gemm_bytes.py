@@ -1,0 +1,123 @@
+"""Products of bytes, with all that follows them, to the bit: on every chip this machine can run, and as C."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from runners import KNOWN, native
+from strict_c import CHECKED_C
+
+from isthmus.codegen.native import Call
+from isthmus.codegen.objects import assembly
+from isthmus.ir.types import DType, Interleaved, Padded
+from isthmus.kernels import gemm
+from isthmus.kernels.byte_arithmetic import GROUP, arithmetic_of
+from isthmus.kernels.kernel import Kernel
+from isthmus.target import Target
+
+
+@pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
+def chip(request: pytest.FixtureRequest) -> Target:
+    return native(request.param)
+
+
+@pytest.fixture(scope="module")
+def kernels(chip: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Call]:
+    def make(residual: bool = False, activation: str | None = None) -> Kernel:
+        return gemm.kernel(chip, activation, residual, arithmetic_of(chip))
+
+    return loaded(chip, tmp_path_factory, make)
+
+
+class Product(Operands):
+    """Operands whose matrix is packed into panels."""
+
+    def __init__(self, chip: Target, rows: int, depth: int, columns: int, each: bool = True) -> None:
+        super().__init__(chip, rows, depth, columns, each)
+        self.width, self.word = gemm.panel_width(chip), chip.byte_word
+        self.panels = -(-columns // self.width)
+
+    def run(self, call: Call, residual: bool, spans: list[tuple[slice, slice]] | None = None) -> np.ndarray:
+        rows, (depth, columns) = self.x.shape[0], self.w.shape
+        packed = Interleaved(self.width, self.word).encode(self.w)
+        offset, w_scale, bias = (Padded(self.width).encode(v) for v in (self.offset, self.w_scale, self.bias))
+        x, extra = pitched(self.x, 3), pitched(self.residual, 5)
+        y = np.full((rows, columns + 2), GUARD, np.float32)
+        for r, p in spans or [(slice(0, rows), slice(0, self.panels))]:
+            call(
+                x, packed, offset, self.x_scale, int(self.x_scale.ndim > 0), w_scale, bias,
+                *((extra,) if residual else ()), y, depth, columns, depth + 3,
+                *((columns + 5,) if residual else ()), columns + 2, r.start, r.stop, p.start, p.stop,
+            )  # fmt: skip
+        assert (y[:, columns:] == GUARD).all(), "wrote beyond n"
+        return y[:, :columns]
+
+
+@pytest.mark.parametrize("columns", [1, 47, 48, 49, 100])
+@pytest.mark.parametrize("depth", [1, 3, 4, 5, 63, 64, 66, 131])
+def test_every_height_and_tail(depth: int, columns: int, chip: Target, kernels: Callable[..., Call]) -> None:
+    for rows in (1, 2, 7, 8, 9, 16, 17):
+        for residual in (False, True):
+            product = Product(chip, rows, depth, columns, each=rows != 7)
+            got = product.run(kernels(residual), residual)
+            np.testing.assert_array_equal(got, product.expected(residual))
+
+
+def test_ranges_of_rows_and_panels(chip: Target, kernels: Callable[..., Call]) -> None:
+    product = Product(chip, 21, 37, 100)
+    parts = [slice(0, 1), slice(1, 1), slice(1, product.panels)]
+    spans = [(rows, panels) for rows in (slice(0, 5), slice(5, 21)) for panels in parts]
+    np.testing.assert_array_equal(product.run(kernels(True), True, spans), product.expected(True))
+
+
+def test_a_deep_sum_is_cut_into_chunks(chip: Target, kernels: Callable[..., Call]) -> None:
+    depth = 2 * GROUP * gemm.most_depth(chip) + 7
+    for columns in (5, 2 * gemm.panel_width(chip) + 1):
+        product = Product(chip, 3, depth, columns)
+        np.testing.assert_array_equal(product.run(kernels(True), True), product.expected(True))
+        np.testing.assert_array_equal(product.run(kernels(False), False), product.expected(False))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_relu_to_the_bit_and_gelu_closely(residual: bool, chip: Target, kernels: Callable[..., Call]) -> None:
+    product = Product(chip, 11, 64, 70)
+    product.x_scale /= 1e3
+    got = product.run(kernels(residual, "relu"), residual)
+    np.testing.assert_array_equal(got, product.expected(residual, "relu"))
+    got = product.run(kernels(residual, "gelu"), residual)
+    np.testing.assert_allclose(got, product.expected(residual, "gelu"), rtol=0, atol=1e-5)
+
+
+def test_sums_wrap(chip: Target, kernels: Callable[..., Call]) -> None:
+    product = Product(chip, 2, 64, 3)
+    product.offset[:] = np.iinfo(np.int32).max
+    product.w[:] = np.abs(product.w)
+    np.testing.assert_array_equal(product.run(kernels(), False), product.expected(False))
+
+
+@pytest.mark.parametrize(("name", "instruction", "at_once"), [
+    ("armv8.2-dotprod", "sdot", 16), ("armv8.6-i8mm", "smmla", 32), ("armv9-sve2", "smmla", 32),
+])  # fmt: skip
+def test_the_best_instruction_and_nothing_on_the_stack(name: str, instruction: str, at_once: int) -> None:
+    """The whole blocks of the tallest tile: all products by one instruction, of so many bytes each."""
+    chip = KNOWN[name]
+    arithmetic = arithmetic_of(chip)
+    text = assembly(gemm.kernel(chip, None, False, arithmetic), chip)
+    steps = re.split(r"^(?=\.LBB)", text, flags=re.M)
+    tile = gemm.tile_of(chip, arithmetic)
+    products = tile.rows * gemm.panel_width(chip) * gemm.STEP * arithmetic.group
+    count = {step: len(re.findall(rf"\s{instruction}\s", step)) for step in steps}
+    whole = [step for step in steps if count[step] * at_once == products and "b.ne" in step]
+    assert any(not re.search(r"(str|ldr)\s+q\d+, \[sp", step) for step in whole)
+    others = {"sdot", "smmla", "smull", "smlal"} - {instruction}
+    assert not re.search(rf"\s({'|'.join(others)})\s", text)
+
+
+def test_the_types_are_those_of_the_target(chip: Target) -> None:
+    found = arithmetic_of(chip)
+    assert (found.x == "uint8") is chip.unsigned_bytes
+    assert DType.I8.numpy == found.w

@@ -1,0 +1,149 @@
+"""Products with sparse matrices against NumPy in double precision: tails everywhere, ranges, NaN."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isthmus.codegen.native import Call
+from isthmus.errors import CompilerBug
+from isthmus.ir.sparse import Blocks
+from isthmus.kernels import sparse
+from isthmus.kernels.kernel import Kernel
+from isthmus.passes.sparsify.patterns import BLOCKS
+from isthmus.target import Target
+
+Compiled = Callable[[Kernel], Call]
+GUARD = np.float32(12345.0)
+
+
+class Product:
+    """One product: its operands, the call, and the check of what was written and what was not."""
+
+    def __init__(
+        self,
+        target: Target,
+        rows: int,
+        depth: int,
+        columns: int,
+        block: tuple[int, int] = (1, 1),
+        density: float = 0.15,
+        window: int = 32,
+    ) -> None:
+        random = np.random.default_rng(rows)
+        outputs, inputs = block
+        kept = random.random((-(-depth // inputs), -(-columns // outputs))) < density
+        kept = np.repeat(np.repeat(kept, inputs, 0), outputs, 1)[:depth, :columns]
+        self.weight = np.where(kept, random.standard_normal((depth, columns)), 0).astype(np.float32)
+        self.rows, self.depth, self.columns = rows, depth, columns
+        self.stored = Blocks.of(self.weight, -(-window // inputs) * inputs, *block)
+        self.width = sparse.group_width(target, outputs)
+        self.groups = -(-columns // self.width)
+        self.words = self.stored.encode(self.weight)
+        self.x = self._pitched(random.standard_normal((rows, depth)), 3)
+        self.residual = self._pitched(random.standard_normal((rows, columns)), 5)
+        self.bias = np.zeros(self.groups * self.width, np.float32)
+        self.bias[:columns] = random.standard_normal(columns)
+        self.y = np.full((rows, columns + 2), GUARD, np.float32)
+        words = sparse.scratch_words(target, self.stored, columns)
+        self.scratch = [np.full(count, np.nan, np.float32) for count in words]
+
+    @staticmethod
+    def _pitched(values: np.ndarray, extra: int) -> np.ndarray:
+        room = np.full((values.shape[0], values.shape[1] + extra), GUARD, np.float32)
+        room[:, : values.shape[1]] = values
+        return room
+
+    def run(self, call: Call, residual: np.ndarray | None, rows: slice, groups: slice) -> None:
+        extra = () if residual is None else (residual,)
+        pitch = () if residual is None else (residual.shape[1],)
+        sizes = (self.depth, self.columns, self.stored.window, self.x.shape[1], *pitch, self.y.shape[1])
+        ranges = (rows.start, rows.stop, groups.start, groups.stop)
+        call(self.x, self.words, self.bias, *extra, self.y, *self.scratch, *sizes, *ranges)
+
+    def all(self, call: Call, residual: np.ndarray | None = None) -> None:
+        self.run(call, residual, slice(0, self.rows), slice(0, self.groups))
+
+    def expected(self, residual: np.ndarray | None = None) -> np.ndarray:
+        x = self.x[:, : self.depth].astype(np.float64)
+        y: np.ndarray = x @ self.weight + self.bias[: self.columns]
+        return y if residual is None else y + residual[:, : self.columns]
+
+    def check(self, expected: np.ndarray) -> None:
+        bound = 1e-6 * (1 + math.sqrt(self.depth))
+        np.testing.assert_allclose(self.y[:, : self.columns], expected, rtol=2e-6, atol=bound)
+        assert (self.y[:, self.columns :] == GUARD).all(), "wrote beyond n"
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize(("depth", "columns"), [(1, 1), (15, 47), (67, 48), (130, 17)])
+def test_every_height_and_tail(
+    block: tuple[int, int], depth: int, columns: int, target: Target, compiled: Compiled
+) -> None:
+    plain, residual = (compiled(sparse.kernel(target, *block, residual=r)) for r in (False, True))
+    for rows in (1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 130):
+        product = Product(target, rows, depth, columns, block)
+        product.all(plain)
+        product.check(product.expected())
+        product.all(residual, product.residual)
+        product.check(product.expected(product.residual))
+
+
+@pytest.mark.parametrize("density", [0.0, 1.0])
+def test_nothing_and_everything(density: float, target: Target, compiled: Compiled) -> None:
+    product = Product(target, 20, 70, 40, density=density)
+    product.all(compiled(sparse.kernel(target, 1, 1)))
+    product.check(product.expected())
+
+
+def test_activation_comes_last_and_residual_may_be_the_result(target: Target, compiled: Compiled) -> None:
+    product = Product(target, 37, 70, 45)
+    product.y[:, : product.columns] = product.residual[:, : product.columns]
+    product.all(compiled(sparse.kernel(target, 1, 1, "relu", residual=True)), product.y)
+    product.check(np.maximum(product.expected(product.residual), 0))
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 4)], ids=str)
+def test_ranges_compose(block: tuple[int, int], target: Target, compiled: Compiled) -> None:
+    """Rows and columns done in pieces give the bits of the whole, and a piece writes nothing else."""
+    call = compiled(sparse.kernel(target, *block))
+    whole = Product(target, 45, 100, 70, block)
+    whole.all(call)
+    pieces = Product(target, 45, 100, 70, block)
+    pieces.run(call, None, slice(8, 16), slice(1, 2))
+    untouched = np.ones_like(pieces.y, bool)
+    untouched[8:16, pieces.width : 2 * pieces.width] = False
+    assert (pieces.y[untouched] == GUARD).all()
+    for rows in (slice(0, 1), slice(1, 20), slice(20, 45)):
+        for groups in (slice(0, 1), slice(1, pieces.groups)):
+            pieces.run(call, None, rows, groups)
+    np.testing.assert_array_equal(pieces.y, whole.y)
+
+
+def test_nothing_to_do(target: Target, compiled: Compiled) -> None:
+    product = Product(target, 5, 9, 9)
+    call = compiled(sparse.kernel(target, 1, 1))
+    product.run(call, None, slice(3, 3), slice(0, product.groups))
+    product.run(call, None, slice(0, 5), slice(1, 1))
+    assert (product.y == GUARD).all()
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_numbers_that_are_no_numbers_meet_stored_ones_only(
+    odd: float, target: Target, compiled: Compiled
+) -> None:
+    product = Product(target, 21, 40, 50)
+    product.x[4, 7] = odd
+    product.all(compiled(sparse.kernel(target, 1, 1)))
+    x = product.x[:, : product.depth].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(product.weight[None] == 0, 0, x[:, :, None] * product.weight[None])
+    product.check(terms.sum(1) + product.bias[: product.columns])
+
+
+def test_unknown_activation(target: Target) -> None:
+    with pytest.raises(CompilerBug, match="no activation 'cube'"):
+        sparse.kernel(target, 1, 1, "cube")

@@ -1,0 +1,43 @@
+"""Options: what can be asked, by name or in detail."""
+
+from __future__ import annotations
+
+import pytest
+
+import isthmus
+from isthmus.errors import ModelError
+from isthmus.passes.quantize.options import SCHEMES, Quantization, Scheme
+
+
+def test_the_last_pattern_that_fits_wins() -> None:
+    asked = Quantization("int8", layers={"*/down": "int4", "/0/*": "f32", "/0/down": Scheme(4, 64)})
+    assert asked.wanted("/1/up") == SCHEMES["int8"]
+    assert asked.wanted("/1/down") == SCHEMES["int4"]
+    assert asked.wanted("/0/up") is None
+    assert asked.wanted("/0/down") == Scheme(4, 64)
+    assert asked.names("/0/up") and not asked.names("/1/up")
+
+
+def test_what_needs_data() -> None:
+    assert Quantization("int8").needs_data is None
+    assert Quantization("int8-static").needs_data == "static activations"
+    assert Quantization("int4", layers={"*": "int8-static"}).needs_data == "static activations"
+    assert Quantization("int4", method="gptq").needs_data == "GPTQ"
+    assert Quantization("int8", smooth=0.5).needs_data == "SmoothQuant"
+    assert Quantization("int8", correct_bias=True).needs_data == "bias correction"
+
+
+def test_what_is_written_into_bundles() -> None:
+    assert str(Quantization("int8")) == "int8"
+    asked = Quantization("int4", {"*/q": "f32"}, method="gptq", smooth=0.5, correct_bias=True, protect=False)
+    assert str(asked) == "int4 */q:f32 gptq smooth:0.5 correct-bias unprotected"
+    assert str(Quantization(Scheme(4, 64, "dynamic", symmetric=False))) == "w4-g64-adynamic-asymmetric"
+
+
+def test_wrong_options_are_all_told() -> None:
+    with pytest.raises(ModelError) as caught:
+        isthmus.Quantization("int9", method="magic", observer="luck", smooth=2.0, layers={"*": Scheme(3)})  # type: ignore[arg-type]
+    text = str(caught.value)
+    for part in ("'int9'", "3 bits", "magic", "luck", "smooth=2"):
+        assert part in text
+    assert len(caught.value.problems) == 5

@@ -1,0 +1,214 @@
+"""Zeros in matrices: found, described, and left out exactly where that is expected to be faster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from isthmus.errors import Code, ModelError
+from isthmus.ir.dims import symbol
+from isthmus.ir.evaluate import evaluate
+from isthmus.ir.graph import Graph, NamedDim, Program, constant, graph_input
+from isthmus.ir.sparse import Blocks
+from isthmus.ir.types import DType, Padded, Panels, TensorType
+from isthmus.ir.weights import Weight
+from isthmus.ops.integer import integer_linear
+from isthmus.ops.nn import linear
+from isthmus.passes import pipeline
+from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
+from isthmus.passes.sparsify.costs import candidates
+from isthmus.passes.sparsify.decisions import Decision, Record, Sizes
+from isthmus.passes.sparsify.patterns import pattern, pattern_of
+from isthmus.targets import x86_64
+from isthmus.tools.costs import multiply_adds
+from isthmus.tools.sparsity import as_json, decision_of, layers, with_zeros
+
+TARGET = next(t for t in x86_64.TARGETS if t.name == "x86-64-v4")
+
+
+def sparse(
+    density: float, block: tuple[int, int] = (1, 1), shape: tuple[int, int] = (256, 320)
+) -> np.ndarray:
+    random = np.random.default_rng(1)
+    outputs, inputs = block
+    kept = random.random((shape[0] // inputs, shape[1] // outputs)) < density
+    kept = np.repeat(np.repeat(kept, inputs, 0), outputs, 1)
+    return np.where(kept, random.standard_normal(shape), 0).astype(np.float32)
+
+
+def grouped(kept: int, size: int) -> np.ndarray:
+    order = np.argsort(np.random.default_rng(2).random((8, size, 40)), axis=1)
+    return (order < kept).reshape(8 * size, 40).astype(np.float32)
+
+
+def program(matrix: np.ndarray, rows: object = None) -> Program:
+    leading = symbol("rows") if rows is None else rows
+    x = graph_input("x", TensorType(DType.F32, (leading, matrix.shape[0])))  # type: ignore[arg-type]
+    y = linear(x, constant("w", matrix), constant("b", np.ones(matrix.shape[1], np.float32)), loc="fc")
+    dims = () if isinstance(leading, int) else (NamedDim("rows"),)
+    return Program("p", (Graph("g", (x,), (("y", y),)),), dims)
+
+
+def bytes_program(matrix: np.ndarray) -> Program:
+    """The product of rows of bytes with a matrix, whole numbers from -127 to 127."""
+    depth, columns = matrix.shape
+    x = graph_input("x", TensorType(DType.U8, (symbol("rows"), depth)))
+    w = np.clip(np.rint(matrix * 40), -127, 127).astype(np.int8)
+    rows = [np.full(columns, 3, np.int32), *np.ones((2, columns), np.float32)]
+    offset, scales, bias = (constant(f"c{i}", array) for i, array in enumerate(rows))
+    scale = constant("s", np.float32(0.5))
+    y = integer_linear(x, constant("w", w), offset, scale, scales, bias, activation="none", loc="fc")
+    return Program("p", (Graph("g", (x,), (("y", y),)),), (NamedDim("rows"),))
+
+
+def stored(made: Program) -> object:
+    (weight,) = (w for node in made.main.nodes() if (w := matrix_of(node)) is not None)
+    return weight.type.encoding
+
+
+@pytest.mark.parametrize(
+    ("matrix", "text"),
+    [
+        (np.ones((8, 8)), "dense"),
+        (np.zeros((8, 8)), "all zero"),
+        (np.zeros((0, 8)), "all zero"),
+        (sparse(0.1), "unstructured"),
+        (sparse(0.2, (1, 4)), "block 1x4"),
+        (sparse(0.1, (4, 1)), "block 4x1"),
+        (sparse(0.2, (4, 4)), "block 4x4"),
+        (grouped(2, 4), "2:4"),
+        (grouped(4, 8), "4:8"),
+        (np.where(np.arange(40) % 8 == 0, 0, np.ones((16, 40))), "5 empty columns"),
+        (np.where(np.arange(16)[:, None] < 3, 0, np.ones((16, 40))), "3 empty rows"),
+        (np.where(np.arange(40) % 8 == 0, 0, np.full((16, 40), np.nan)), "5 empty columns"),
+    ],
+)
+def test_patterns(matrix: np.ndarray, text: str) -> None:
+    found = str(pattern(matrix.astype(np.float32)))
+    assert found == text
+
+
+def test_a_pattern_is_of_the_contents() -> None:
+    one, other = Weight.of("a", sparse(0.1)), Weight.of("b", sparse(0.2))
+    assert pattern_of(one) == pattern_of(one.encoded(Panels(16))) != pattern_of(other)
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 1), (4, 4)], ids=str)
+def test_few_numbers_are_stored_as_blocks(block: tuple[int, int]) -> None:
+    before = program(sparse(0.1, block))
+    made = pipeline.run(before, TARGET)
+    encoding = stored(made)
+    assert isinstance(encoding, Blocks)
+    assert (encoding.outputs, encoding.inputs) == block
+    (node,) = (n for n in made.main.nodes() if n.op is linear)
+    assert node.args[2].t.encoding == Padded(16)
+    x = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
+    want, got = (evaluate(p.main, {"x": x})["y"] for p in (before, made))
+    np.testing.assert_array_equal(got, want)
+    assert str(multiply_adds(made.main)) == f"{2 * encoding.pairs * block[0] * block[1]}*rows"
+
+
+@pytest.mark.parametrize("density", [0.6, 0.8, 1.0])
+def test_many_numbers_stay_dense(density: float) -> None:
+    assert isinstance(stored(pipeline.run(program(sparse(density)), TARGET)), Panels)
+
+
+def test_a_few_rows_are_not_worth_a_tile() -> None:
+    """What a whole tile gains, few known rows do not."""
+    matrix = sparse(0.35)
+    assert isinstance(stored(pipeline.run(program(matrix), TARGET)), Blocks)
+    assert isinstance(stored(pipeline.run(program(matrix, rows=2), TARGET)), Panels)
+
+
+def test_an_empty_matrix_and_one_without_elements() -> None:
+    assert stored(pipeline.run(program(np.zeros((64, 48), np.float32)), TARGET)) == Blocks(1, 1, 64, 0)
+    assert isinstance(stored(pipeline.run(program(np.zeros((0, 48), np.float32)), TARGET)), Panels)
+
+
+def test_gains_grow_with_zeros_on_every_chip() -> None:
+    for target in {t.vector: t for t in x86_64.TARGETS}.values():
+        gains = [candidates(pattern(sparse(d)), 4096, target.vector)[0].gain for d in (0.02, 0.1, 0.3, 0.6)]
+        assert gains == sorted(gains, reverse=True)
+        assert gains[0] > 2 > gains[-1]
+
+
+def test_the_report_says_what_was_decided() -> None:
+    for density, word in ((0.1, "csr"), (0.7, "dense wins")):
+        made = pipeline.run(program(sparse(density)), TARGET)
+        (layer,) = with_zeros(layers(made, TARGET))
+        assert layer.node == "fc"
+        assert layer.pattern == "unstructured"
+        assert layer.decision.startswith(word)
+        assert abs(layer.density - density) < 0.01
+        assert layer.bytes < 0.2 * layer.dense_bytes or word == "dense wins"
+    made = pipeline.run(program(sparse(1.0)), TARGET)
+    assert with_zeros(layers(made, TARGET)) == ()
+    assert layers(made, TARGET)[0].decision == "dense: hardly any zeros"
+
+
+def test_bounded_dims_count_as_their_bound() -> None:
+    few = replace(program(sparse(0.35)), dims=(NamedDim("rows", 1, 8),))
+    assert isinstance(stored(pipeline.run(few, TARGET)), Panels)
+    many = replace(few, dims=(NamedDim("rows", 1, 4096),))
+    assert isinstance(stored(pipeline.run(many, TARGET)), Blocks)
+
+
+def test_sizes_count_where_they_are_given() -> None:
+    before = program(sparse(0.35))
+    for rows, kind in ((8, Panels), (4096, Blocks)):
+        choose = ChooseSparse(sizes=Sizes({"rows": rows}))
+        made = pipeline.run_rest(pipeline.run_shared(before, TARGET), TARGET, choose=choose)
+        assert isinstance(stored(made), kind)
+        assert layers(made, TARGET, choose)[0].rows == rows
+
+
+def recorded(name: str, matrix: str, blocks: tuple[int, int] | None) -> ChooseSparse:
+    return ChooseSparse(record=Record({name: Decision(matrix, blocks, 7, 1.5)}))
+
+
+@pytest.mark.parametrize("blocks", [None, (1, 1), (4, 1)])
+def test_a_record_is_followed_and_told_again(blocks: tuple[int, int] | None) -> None:
+    before = pipeline.run_shared(program(sparse(0.1)), TARGET)
+    (layer,) = layers(pipeline.run_rest(before, TARGET), TARGET)
+    choose = recorded(layer.node, layer.matrix, blocks)
+    made = pipeline.run_rest(before, TARGET, choose=choose)
+    encoding = stored(made)
+    found = (encoding.outputs, encoding.inputs) if isinstance(encoding, Blocks) else None
+    assert found == blocks
+    (again,) = layers(made, TARGET, choose)
+    assert decision_of(as_json(again)) == Decision(layer.matrix, blocks, 7, 1.5)
+    assert "1.50x measured" in again.decision
+
+
+@pytest.mark.parametrize(("name", "known"), [("fc", "another matrix"), ("other", "nothing")])
+def test_a_record_of_something_else_is_refused(name: str, known: str) -> None:
+    before = pipeline.run_shared(program(sparse(0.1)), TARGET)
+    with pytest.raises(ModelError, match=f"{known} is recorded") as caught:
+        pipeline.run_rest(before, TARGET, choose=recorded(name, "0" * 16, (1, 1)))
+    assert [(p.code, p.where) for p in caught.value.problems] == [(Code.BAD_SPARSITY, "fc")]
+
+
+@pytest.mark.parametrize(("density", "block", "name"), [(0.2, (1, 4), "1x4"), (0.2, (4, 4), "4x4")])
+def test_bytes_are_stored_as_blocks_of_words(density: float, block: tuple[int, int], name: str) -> None:
+    before = bytes_program(sparse(density, block))
+    made = pipeline.run(before, TARGET)
+    assert str(stored(made)).startswith(f"block({name},")
+    (layer,) = with_zeros(layers(made, TARGET))
+    assert layer.dense_bytes == 256 * 320
+    assert layer.bytes < (0.35 if block == (1, 4) else 0.25) * layer.dense_bytes
+    assert layer.predicted is not None
+    assert layer.predicted > 1.1
+    encoding = stored(made)
+    assert isinstance(encoding, Blocks)
+    assert str(multiply_adds(made.main)) == f"{2 * encoding.pairs * block[0] * block[1]}*rows"
+    x = np.random.default_rng(0).integers(0, 256, (5, 256)).astype(np.uint8)
+    np.testing.assert_array_equal(evaluate(made.main, {"x": x})["y"], evaluate(before.main, {"x": x})["y"])
+
+
+def test_bytes_with_single_zeros_stay_dense() -> None:
+    made = pipeline.run(bytes_program(sparse(0.5)), TARGET)
+    assert not isinstance(stored(made), Blocks)
+    (layer,) = with_zeros(layers(made, TARGET))
+    assert layer.decision.startswith("dense wins")

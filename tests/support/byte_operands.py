@@ -1,0 +1,64 @@
+"""What tests of products of bytes share: the chips, operands with bytes at their limits, the meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from isthmus.codegen.native import Call, load
+from isthmus.kernels.kernel import Kernel
+from isthmus.machine import Machine
+from isthmus.ops.integer import integer_linear
+from isthmus.target import Target
+from isthmus.targets import x86_64
+
+# One for each instruction that multiplies bytes.
+CHIPS = tuple({t.byte_products: t for t in x86_64.TARGETS if t.os == Machine.here().os}.values())
+GUARD = np.float32(12345.0)
+
+
+def loaded(chip: Target, folders: pytest.TempPathFactory, make: Callable[..., Kernel]) -> Callable[..., Call]:
+    """The function behind the kernel that `make` makes of its arguments; each symbol is compiled once."""
+    made: dict[str, Call] = {}
+
+    def get(*args: object, **options: object) -> Call:
+        kernel = make(*args, **options)
+        if kernel.symbol not in made:
+            made.update(load([kernel], chip, folders.mktemp(kernel.symbol)))
+        return made[kernel.symbol]
+
+    return get
+
+
+def pitched(values: np.ndarray, extra: int) -> np.ndarray:
+    """`values` with so many more columns of guards."""
+    room = np.full((values.shape[0], values.shape[1] + extra), GUARD).astype(values.dtype)
+    room[:, : values.shape[1]] = values
+    return room
+
+
+class Operands:
+    """Operands, of which some bytes are at their limits, and what comes of them. `each` row has a scale."""
+
+    def __init__(self, chip: Target, rows: int, depth: int, columns: int, each: bool) -> None:
+        rng = self.rng = np.random.default_rng(rows * depth + columns)
+        self.dtype = np.uint8 if chip.unsigned_bytes else np.int8
+        limits = np.iinfo(self.dtype)
+        x = rng.integers(limits.min, limits.max + 1, (rows, depth)).astype(self.dtype)
+        w = rng.integers(-128, 128, (depth, columns)).astype(np.int8)
+        x[0], w[:, 0] = limits.max, -128
+        x[-1, ::2], w[::2, -1] = limits.min, 127
+        self.x, self.w = x, w
+        self.offset = rng.integers(-(1 << 20), 1 << 20, columns).astype(np.int32)
+        self.x_scale = rng.uniform(1e-3, 1e-1, (rows, 1) if each else ()).astype(np.float32)
+        self.w_scale, self.bias = rng.uniform(1e-3, 1, (2, columns)).astype(np.float32)
+        self.residual = rng.standard_normal((rows, columns)).astype(np.float32)
+
+    def expected(self, residual: bool, activation: str = "none") -> np.ndarray:
+        extra = (self.residual,) if residual else ()
+        operands = (self.x, self.w, self.offset, self.x_scale, self.w_scale, self.bias, *extra)
+        found = integer_linear.reference(*operands, activation=activation)
+        assert isinstance(found, np.ndarray)
+        return found

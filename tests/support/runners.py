@@ -1,0 +1,42 @@
+"""Runners in tests: without one a test is not run and says what to install; CI makes that a failure."""
+
+from __future__ import annotations
+
+import pytest
+from programs import not_run
+
+import isthmus.targets
+from isthmus.machine import Machine
+from isthmus.target import Target, discover
+
+MACHINE = Machine.here()
+KNOWN = discover(isthmus.targets)
+
+
+def has_runner(target: Target) -> bool:
+    """Whether anything that can be installed executes its code here."""
+    return not target.missing_on(MACHINE) or bool(target.runners)
+
+
+def runnable(target: Target) -> bool:
+    """Whether something executes its code here now."""
+    return target.executor(MACHINE) is not None
+
+
+def native(target: Target) -> Target:
+    """`target`, or the end of the test where this machine cannot run its code itself."""
+    missing = target.missing_on(MACHINE)
+    if missing:
+        pytest.skip(f"this machine lacks {', '.join(missing)}")
+    return target
+
+
+def need_runner(target: Target) -> None:
+    """End the test as `not_run` when nothing that executes the target's code is installed."""
+    if runnable(target):
+        return
+    if not target.runners:
+        pytest.skip(f"not run: nothing here executes code for {target.name}")
+    first = target.runners[0]
+    lacking = ", ".join(first.missing())
+    not_run(f"{lacking} not found; install {first.package} (scripts/install_emulators.sh)")
