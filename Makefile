@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check links format clean
+.PHONY: help setup demo test test-slow bench check links format clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -24,16 +24,21 @@ demo: setup ## compile a real model for this processor and compare sentences wit
 	@$(VENV)/bin/python examples/demo.py
 
 test: setup ## the tests that take seconds
-	@$(RUN) pytest -q -m 'not slow' --durations=10
+	@$(RUN) pytest -q -n auto --dist loadscope -m 'not slow' --durations=10
 
 test-slow: setup ## the tests that take minutes: the real model, all shapes, fresh environments
-	@$(RUN) pytest -q -m slow --durations=10
+	@$(RUN) pytest -q -n auto --dist loadscope -m slow --durations=20
+
+bench: setup ## the published figures, against onnxruntime and OpenVINO: about ten minutes of a quiet machine
+	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,demo,test]'
+	@$(VENV)/bin/python benchmarks/encoders.py
+	@$(VENV)/bin/python benchmarks/scaling.py
 
 check: setup links ## style, types, import contracts, layout
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
-	$(RUN) mypy scripts examples
+	$(RUN) mypy benchmarks examples scripts
 	PYTHONPATH=build/types $(VENV)/bin/lint-imports --no-logo --cache-dir build/import-linter
 	$(RUN) pytest -q tests/arch
 

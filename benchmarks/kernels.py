@@ -2,9 +2,9 @@
 
     python benchmarks/kernels.py [--target x86-64-v3] [--rows 16 128]
 
-The peak is that of a loop of independent multiply-adds in the target's own registers, measured again beside
-every line, since clocks drift. Times are the best of many calls on one thread, less the cost of the Python
-call, which is measured on an empty range. Operands are as the compiled model has them: packed weights, and
+The peak is that of a loop of independent multiply-adds in the target's own registers, measured in turns with
+every kernel, since clocks drift. Times are those of calls on one thread, less the cost of the Python call,
+which is measured on an empty range. Operands are as the compiled model has them: packed weights, and
 rows that are further apart than they are long.
 """
 
@@ -23,43 +23,39 @@ from rich.table import Table
 import isthmus.targets
 from isthmus.codegen.native import Call, load
 from isthmus.codegen.objects import compile_kernels
-from isthmus.kernels import attention, gemm, layer_norm, pack, softmax
-from isthmus.kernels.builder import Builder
+from isthmus.kernels import attention, gemm, layer_norm, pack, peak, softmax
+from isthmus.kernels.attention_shape import Mask
 from isthmus.kernels.kernel import Kernel
 from isthmus.machine import Machine
 from isthmus.target import Target, discover, pick
 
-# Outer products of MiniLM: queries-keys-values, projection, the two of the feed-forward part.
-SHAPES = ((384, 1152), (384, 384), (384, 1536), (1536, 384))
+# MiniLM and BERT-base: projection, and the two products of the feed-forward part.
+SHAPES = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))
 ROWS = (1, 9, 16, 17, 50, 128, 512, 1024)
 GEMMS: tuple[tuple[str | None, bool], ...] = ((None, False), (None, True), ("gelu", False))
-HEADS: tuple[tuple[int, int, attention.Mask], ...] = ((12, 32, "row"), (12, 64, "row"), (8, 128, "full"))
-SEQUENCES = ((1, 16), (1, 50), (1, 128), (1, 512), (8, 128))
+HEADS: tuple[tuple[int, int, Mask, bool], ...] = (
+    (12, 32, "row", False),
+    (12, 64, "row", False),
+    (8, 128, "full", False),
+    (12, 64, "none", True),
+)
+SEQUENCES = ((1, 16), (1, 50), (1, 128), (1, 512), (1, 2048), (8, 128))
+# Keys that one query, a decoder's next token, looks at.
+PASTS = (128, 1024, 8192)
 WIDTH = 384
 EXTRA = 16
 PEAK_TURNS = 20_000
-# Seconds of one measurement.
-MEASURE = 1e-3
+# Seconds of one turn, and of all turns of one number.
+MEASURE = 5e-4
+SECONDS = 0.25
+FEWEST_TURNS = 6
 
 
-def peak_kernel(target: Target) -> Kernel:
-    """`turns` multiply-adds on each of a number of registers that hides their latency."""
-    k = Builder("peak", target)
-    memory, turns = k.output("memory"), k.size("turns")
-    # Different starting values, or the compiler would see that one chain will do.
-    registers = [k.register(f"sum{i}", k.lanes, float(i)) for i in range(_chains(target))]
-    factor = k.let("factor", k.spread(memory.load(0), k.lanes))
-    with k.loop("i", 0, turns):
-        for register in registers:
-            register.set(register.value * factor + factor)
-    for i, register in enumerate(registers):
-        memory.store(i * k.lanes, register.value)
-    return k.finish()
-
-
-def _chains(target: Target) -> int:
-    # Without FMA a product needs a register of its own.
-    return target.vector.registers - (4 if target.vector.fma else 6)
+def _aligned(count: int) -> np.ndarray:
+    """Floats that begin a cache line, as in an arena: split lines cost a tenth of the time."""
+    room = np.zeros(count + 16, np.float32)
+    start = (-room.ctypes.data // 4) % 16
+    return room[start : start + count]
 
 
 class Bench:
@@ -69,70 +65,108 @@ class Bench:
         self.target = target
         self.random = np.random.default_rng(0)
         gemms = [gemm.kernel(target, activation, residual) for activation, residual in GEMMS]
-        heads = [attention.kernel(target, dim, dim, mask, False) for _, dim, mask in HEADS]
+        heads = [attention.kernel(target, dim, dim, mask, False, causal) for _, dim, mask, causal in HEADS]
         rows = [layer_norm.kernel(target, False), layer_norm.kernel(target, True), softmax.kernel(target)]
         self.kernels = [*gemms, *heads, *rows, pack.kernel(target)]
-        self.calls = load([*self.kernels, peak_kernel(target)], target, folder)
+        self.peaks: list[float] = []
+        self.calls = load([*self.kernels, peak.multiply_adds(target)], target, folder)
 
     def matrix(self, rows: int, columns: int) -> np.ndarray:
         """Random float32, written (untouched memory is one page of zeros), rows EXTRA elements apart."""
-        return self.random.standard_normal((rows, columns + EXTRA)).astype(np.float32)[:, :columns]
+        room = _aligned(rows * (columns + EXTRA)).reshape(rows, columns + EXTRA)
+        room[...] = self.random.standard_normal(room.shape)
+        return room[:, :columns]
 
-    def best(self, work: Callable[[], None]) -> float:
-        """Seconds of processor time, of the fastest of many calls."""
-        times: list[float] = []
-        turns = 1
-        until = time.perf_counter() + 0.1
-        while len(times) < 5 or time.perf_counter() < until:
-            start = time.thread_time()
-            for _ in range(turns):
-                work()
-            times.append((time.thread_time() - start) / turns)
-            # The clock of a thread is coarse where the machine is virtual.
-            turns = max(1, int(MEASURE / max(times[-1], 1e-9)))
-        return min(times[1:])
+    def turns(self, works: Sequence[Callable[[], object]]) -> list[float]:
+        """Seconds of processor time of one call of each, taken in turns: the first decile of many.
 
-    def seconds(
+        Each call is timed after some of its own, not counted: caches are still those of the work before, and
+        a processor takes a while to get from light to heavy work.
+        """
+        often = [1 for _ in works]
+        times: list[list[float]] = [[] for _ in works]
+        until = time.perf_counter() + SECONDS
+        while len(times[0]) < FEWEST_TURNS or time.perf_counter() < until:
+            for i, work in enumerate(works):
+                for _ in range(often[i]):
+                    work()
+                start = time.thread_time()
+                for _ in range(often[i]):
+                    work()
+                times[i].append((time.thread_time() - start) / often[i])
+                often[i] = max(1, int(MEASURE / max(times[i][-1], 1e-9)))
+        # The first turn finds out how often to call.
+        return [float(np.quantile(found[1:], 0.1)) for found in times]
+
+    def time(
         self, call: Call, arguments: Sequence[np.ndarray | int | float], empty: Sequence[int]
-    ) -> float:
-        """Of one call, less what a call costs whose range, the last arguments, is `empty`."""
+    ) -> tuple[float, float]:
+        """Seconds of one call, less what a call costs whose range, the last arguments, is `empty`; and the
+        floating-point operations a second that the core could have done."""
         nothing = [*arguments[: -len(empty)], *empty]
-        call(*arguments)
-        return self.best(lambda: call(*arguments)) - self.best(lambda: call(*nothing))
+        chains = peak.chains(self.target) * self.target.vector.lanes(32)
+        memory = np.full(chains, 0.5, np.float32)
+        full, none, roof = self.turns(
+            (
+                lambda: call(*arguments),
+                lambda: call(*nothing),
+                lambda: self.calls["peak"](memory, PEAK_TURNS),
+            )
+        )
+        self.peaks.append(2 * chains * PEAK_TURNS / roof)
+        return full - none, self.peaks[-1]
 
-    def peak(self) -> float:
-        """Floating-point operations a second of the core."""
-        memory = np.full(_chains(self.target) * self.target.vector.lanes(32), 0.5, np.float32)
-        operations = 2 * _chains(self.target) * self.target.vector.lanes(32) * PEAK_TURNS
-        return operations / self.best(lambda: self.calls["peak"](memory, PEAK_TURNS))
+    def seen_peak(self) -> str:
+        """The middle of the peaks measured since the last time, in GFLOP/s."""
+        middle = float(np.median(self.peaks))
+        self.peaks = []
+        return f"{middle / 1e9:.0f}"
 
     def gemm(self, symbol: str, rows: int, depth: int, columns: int, residual: bool) -> float:
-        """Floating-point operations a second."""
+        """The share of the peak, in percent."""
         width = gemm.panel_width(self.target)
-        panels = gemm.pack(self.matrix(depth, columns), width)
+        packed = gemm.pack(self.matrix(depth, columns), width)
+        panels: np.ndarray = _aligned(packed.size).reshape(packed.shape)
+        panels[...] = packed
         bias = np.zeros(panels.shape[0] * width, np.float32)
         x, y, extra = self.matrix(rows, depth), self.matrix(rows, columns), self.matrix(rows, columns)
         operands = (x, panels, bias, *([extra] if residual else []), y)
         pitches = (depth + EXTRA, *([columns + EXTRA] if residual else []), columns + EXTRA)
         arguments = (*operands, depth, columns, *pitches, 0, rows, 0, panels.shape[0])
-        seconds = self.seconds(self.calls[symbol], arguments, (0, 0, 0, 0))
-        return 2 * rows * depth * columns / seconds
+        seconds, peak = self.time(self.calls[symbol], arguments, (0, 0, 0, 0))
+        return 100 * 2 * rows * depth * columns / seconds / peak
 
-    def attention(self, heads: int, dim: int, mask: attention.Mask, batch: int, length: int) -> float:
-        """Floating-point operations a second, of the two products."""
-        width, rows = heads * dim, batch * length
-        fused, out = self.matrix(rows, 3 * width), self.matrix(rows, width)
+    def attention(self, heads: int, dim: int, mask: Mask, causal: bool, batch: int, length: int) -> float:
+        """The share of the peak, in percent, of the two products; of causal ones what they need counts."""
+        seconds, peak = self.attention_time(heads, dim, mask, causal, batch, length, length)
+        pairs = length * (length + 1) / 2 if causal else length * length
+        return 100 * 4 * batch * heads * pairs * dim / seconds / peak
+
+    def attention_time(
+        self, heads: int, dim: int, mask: Mask, causal: bool, batch: int, queries: int, keys: int
+    ) -> tuple[float, float]:
+        """Seconds of one call, and the peak."""
+        width = heads * dim
+        q, kv = self.matrix(batch * queries, width), self.matrix(batch * keys, 2 * width)
+        out = self.matrix(batch * queries, width)
         size = attention.scratch(self.target, dim, dim, mask)
-        scratch = np.zeros(size.per_key * (-(-length // size.block) * size.block) + size.constant, np.float32)
-        pitch, out_pitch = 3 * width + EXTRA, width + EXTRA
-        masks = () if mask == "none" else (np.zeros((length, length), np.float32),)
-        mask_strides = {"none": (), "row": (0, 0), "full": (0, 0, length)}[mask]
-        strides = (*(length * pitch, dim, pitch) * 3, *mask_strides, length * out_pitch, dim, out_pitch)
-        parts = (fused, fused[:, width:], fused[:, 2 * width :])
-        sizes = (dim**-0.5, heads, 1, length, length)
-        arguments = (*parts, *masks, out, scratch, *sizes, *strides, 0, batch * heads)
-        seconds = self.seconds(self.calls[f"attention_f32_d{dim}_{mask}"], arguments, (0, 0))
-        return 4 * batch * heads * length * length * dim / seconds
+        scratch = _aligned(size.per_key * (-(-keys // size.block) * size.block) + size.constant)
+        pitch, kv_pitch = width + EXTRA, 2 * width + EXTRA
+        masks = () if mask == "none" else (np.zeros((queries, keys), np.float32),)
+        mask_strides = {"none": (), "row": (0, 0), "full": (0, 0, keys)}[mask]
+        kv_strides = (keys * kv_pitch, dim, kv_pitch)
+        q_strides = (queries * pitch, dim, pitch)
+        strides = (*q_strides, *kv_strides, *kv_strides, *mask_strides, *q_strides)
+        sizes = (dim**-0.5, heads, 1, queries, keys)
+        arguments = (q, kv, kv[:, width:], *masks, out, scratch, *sizes, *strides, 0, batch * heads)
+        symbol = attention.kernel(self.target, dim, dim, mask, False, causal).symbol
+        return self.time(self.calls[symbol], arguments, (0, 0))
+
+    def read(self, size: int) -> float:
+        """Bytes a second of reading `size` bytes again and again, in a sum."""
+        memory = _aligned(size // 4)
+        (seconds,) = self.turns((memory.sum,))
+        return size / seconds
 
     def rows(self, symbol: str, rows: int) -> float:
         """Nanoseconds an element of a kernel over rows."""
@@ -144,11 +178,7 @@ class Bench:
             "layer_norm_f32_res": (x, extra, scale, bias, y, 1e-5, WIDTH, pitch, pitch, pitch, 0, rows),
             "softmax_f32": (x, y, WIDTH, pitch, pitch, 0, rows),
         }
-        return self.seconds(self.calls[symbol], arguments[symbol], (0, 0)) / (rows * WIDTH) * 1e9
-
-
-def _percent(value: float, peak: float) -> str:
-    return f"{100 * value / peak:.0f}"
+        return self.time(self.calls[symbol], arguments[symbol], (0, 0))[0] / (rows * WIDTH) * 1e9
 
 
 def gemm_table(bench: Bench, rows: Sequence[int]) -> Table:
@@ -157,10 +187,8 @@ def gemm_table(bench: Bench, rows: Sequence[int]) -> Table:
     for activation, residual in GEMMS:
         symbol = gemm.kernel(bench.target, activation, residual).symbol
         for depth, columns in SHAPES:
-            peak = bench.peak()
-            speeds = [bench.gemm(symbol, m, depth, columns, residual) for m in rows]
-            cells = [_percent(speed, peak) for speed in speeds]
-            table.add_row(symbol, f"{depth} x {columns}", *cells, f"{peak / 1e9:.0f}")
+            cells = [f"{bench.gemm(symbol, m, depth, columns, residual):.0f}" for m in rows]
+            table.add_row(symbol, f"{depth} x {columns}", *cells, bench.seen_peak())
     return table
 
 
@@ -170,10 +198,22 @@ def attention_table(bench: Bench) -> Table:
     table = Table(
         "heads x width", "mask", *names, "peak GFLOP/s", title="Attention, % of peak by batch x length"
     )
-    for heads, dim, mask in HEADS:
-        peak = bench.peak()
-        cells = [_percent(bench.attention(heads, dim, mask, b, s), peak) for b, s in SEQUENCES]
-        table.add_row(f"{heads} x {dim}", mask, *cells, f"{peak / 1e9:.0f}")
+    for heads, dim, mask, causal in HEADS:
+        cells = [f"{bench.attention(heads, dim, mask, causal, b, s):.0f}" for b, s in SEQUENCES]
+        table.add_row(f"{heads} x {dim}", "causal" if causal else mask, *cells, bench.seen_peak())
+    return table
+
+
+def token_table(bench: Bench) -> Table:
+    """GB/s at which one query reads K and V, by heads and number of keys, and a sum of as many bytes."""
+    table = Table("heads x width", *map(str, PASTS), title="One query, GB/s by keys (a sum: GB/s)")
+    for heads, dim, mask, causal in HEADS:
+        cells = []
+        for keys in PASTS:
+            size = 8 * heads * dim * keys
+            speed = size / bench.attention_time(heads, dim, mask, causal, 1, 1, keys)[0]
+            cells.append(f"{speed / 1e9:.0f} ({bench.read(size) / 1e9:.0f})")
+        table.add_row(f"{heads} x {dim}", *cells)
     return table
 
 
@@ -189,7 +229,7 @@ def compile_table(bench: Bench) -> Table:
     """Seconds from Python to object, and its size."""
     table = Table("kernel", "seconds", "object bytes", title="Compilation")
     for made in bench.kernels:
-        fresh = Kernel(made.symbol, made.parameters, made.build)
+        fresh = Kernel(made.symbol, made.declare)
         start = time.thread_time()
         objects = compile_kernels([fresh], bench.target, None)
         table.add_row(made.symbol, f"{time.thread_time() - start:.2f}", str(len(objects[made.symbol])))
@@ -211,6 +251,7 @@ def main() -> None:
         console.print(f"{target.name}: {target.description}; one thread")
         console.print(gemm_table(bench, options.rows))
         console.print(attention_table(bench))
+        console.print(token_table(bench))
         console.print(rows_table(bench, options.rows))
         console.print(compile_table(bench))
 

@@ -7,6 +7,7 @@ The same sentences go through onnxruntime, so that both answers stand next to ea
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import time
@@ -61,6 +62,8 @@ def similarities(vectors: Array) -> Vectors:
 
 def main() -> None:
     """Fetch, compile, run, compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.parse_args()
     out = Console(highlight=False)
     model = fetch(MODEL)
     inputs = tokenize([QUESTION, *SENTENCES])

@@ -1,0 +1,159 @@
+"""How close products of bytes, or of weights of few bits, come to what the core can do.
+
+    python benchmarks/integers.py [--target x86-64-v4-vnni] [--rows 16 128]
+
+Bytes are held against four times the measured f32 peak, which an instruction for four neighbours makes of the
+same multipliers; one row by 4096 x 4096 against the speed at which memory is read, with weights that no cache
+holds. Limits are timed in turns with the kernels, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import isthmus.targets
+from isthmus.codegen.native import Call, load
+from isthmus.kernels import block_gemm, block_row, gemm
+from isthmus.kernels.byte_arithmetic import arithmetic_of
+from isthmus.machine import Machine
+from isthmus.target import Target, discover, pick
+from isthmus.tools.roofline import Limit, roofline
+
+SHAPES = (
+    (384, 1152, None, False),
+    (384, 384, None, True),
+    (384, 1536, "gelu", False),
+    (1536, 384, None, True),
+)
+ROWS = (1, 16, 128)
+SQUARE, BLOCK = 4096, 32
+# Copies of the weights that are read in turn: no cache holds them all.
+COPIES = 8
+SECONDS = 0.5
+Work = Callable[[], object]
+
+
+def best(works: Sequence[Work]) -> list[float]:
+    """Seconds of the fastest call of each, taken in turns."""
+    found = [np.inf] * len(works)
+    until = time.perf_counter() + SECONDS * len(works)
+    while time.perf_counter() < until:
+        for i, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            found[i] = min(found[i], time.perf_counter() - start)
+    return found
+
+
+def aligned(count: int, dtype: type[np.generic]) -> np.ndarray:
+    """Elements that begin a cache line, written once: memory that was not is one page of zeros."""
+    size = count * np.dtype(dtype).itemsize
+    room = np.full(size + 64, 1, np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + size].view(dtype)
+
+
+class Bench:
+    """The kernels of one target, loaded."""
+
+    def __init__(self, target: Target, folder: Path) -> None:
+        self.target, self.width = target, gemm.panel_width(target)
+        kinds = dict.fromkeys((activation, residual) for _, _, activation, residual in SHAPES)
+        self.bytes = {kind: gemm.kernel(target, *kind, arithmetic_of(target)).symbol for kind in kinds}
+        kernels = [gemm.kernel(target, *kind, arithmetic_of(target)) for kind in kinds]
+        self.calls: dict[str, Call] = load(
+            [*kernels, *(block_gemm.kernel(target, bits, "float16") for bits in (4, 8))], target, folder
+        )
+
+    def product(self, rows: int, k: int, n: int, activation: str | None, residual: bool) -> Work:
+        """Rows of bytes by a matrix of bytes."""
+        panels = -(-n // self.width)
+        columns = panels * self.width
+        word = self.target.byte_word
+        x, w = aligned(rows * (k + 64), np.uint8), aligned(columns * -(-k // word) * word, np.int8)
+        offset, scales = aligned(columns, np.int32), np.full(columns, 1e-3, np.float32)
+        y, extra = (np.zeros(rows * (n + 16), np.float32) for _ in range(2))
+        operands = (x, w, offset, scales, 0, scales, scales, *((extra,) if residual else ()), y)
+        sizes = (k, n, k + 64, *((n + 16,) if residual else ()), n + 16)
+        call = self.calls[self.bytes[activation, residual]]
+        return lambda: call(*operands, *sizes, 0, rows, 0, panels)
+
+    def row(self, bits: int) -> tuple[Work, int]:
+        """One row of floats by a square matrix in blocks, and the bytes that are read."""
+        panels = -(-SQUARE // self.width)
+        columns = panels * self.width
+        w = aligned(columns * SQUARE * bits // 8, np.int8)
+        scale = np.full(columns * SQUARE // BLOCK, 1e-3, np.float16)
+        x, y, bias = np.ones(SQUARE, np.float32), np.zeros(SQUARE, np.float32), np.zeros(columns, np.float32)
+        sizes = (SQUARE, SQUARE, BLOCK.bit_length() - 1, SQUARE, SQUARE)
+        room = block_row.scratch_floats(self.target, SQUARE)
+        outputs = (y, np.zeros(room, np.float32)) if room else (y,)
+        call = self.calls[f"gemm_q{bits}_f16{self.target.suffix}"]
+        return lambda: call(x, w, scale, bias, *outputs, *sizes, 0, 1, 0, panels), w.nbytes + scale.nbytes
+
+
+def turning(works: Sequence[Work]) -> Work:
+    """Another of `works` with each call."""
+    following = cycle(works)
+    return lambda: next(following)()
+
+
+def products_table(bench: Bench, rows: Sequence[int], limit: Limit) -> Table:
+    """Percent of four times the f32 peak, by shape and rows."""
+    table = Table("K x N", "then", *map(str, rows), title="int8 x int8, % of 4 x f32 peak by rows")
+    for k, n, activation, residual in SHAPES:
+        cells = []
+        for count in rows:
+            taken, peak = best((bench.product(count, k, n, activation, residual), limit.run))
+            cells.append(f"{100 * 2 * count * k * n / taken / (4 * limit.amount / peak):.0f}")
+        table.add_row(f"{k} x {n}", "residual" if residual else activation or "", *cells)
+    return table
+
+
+def row_table(bench: Bench, limit: Limit) -> Table:
+    """GB/s of one row by a square matrix, and percent of what reading reaches."""
+    table = Table("weights", "ms", "GB/s", "% of reading", title=f"One row by {SQUARE} x {SQUARE}")
+    cases = {f"int{bits}, blocks of {BLOCK}": bench.row(bits) for bits in (4, 8)}
+    works = {
+        name: [case[0], *(bench.row(int(name[3]))[0] for _ in range(COPIES - 1))]
+        for name, case in cases.items()
+    }
+    sizes = {name: size for name, (_, size) in cases.items()}
+    works["int8 x int8"] = [bench.product(1, SQUARE, SQUARE, None, False) for _ in range(COPIES)]
+    sizes["int8 x int8"] = SQUARE * SQUARE
+    *taken, reading = best([*map(turning, works.values()), limit.run])
+    for name, seconds in zip(works, taken, strict=True):
+        speed = sizes[name] / seconds
+        share = 100 * speed / (limit.amount / reading)
+        table.add_row(name, f"{seconds * 1e3:.2f}", f"{speed / 1e9:.1f}", f"{share:.0f}")
+    return table
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--target", default="host")
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS)
+    options = parser.parse_args()
+    target = pick(options.target, discover(isthmus.targets), Machine.here())
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="isthmus-") as folder, roofline(target, 1) as limits:
+        bench = Bench(target, Path(folder))
+        console.print(f"{target.name}: {target.description}; one thread")
+        console.print(products_table(bench, options.rows, limits.arithmetic()))
+        console.print(row_table(bench, limits.memory()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What pruning costs in agreement with people: each method, with as many zeros, on one model and data.
+
+    python examples/fetch_data.py all-MiniLM-L6-v2.safetensors        # prints where it lies
+    PYTHONPATH=benchmarks:examples python tests/support/minilm_l6.py WEIGHTS.safetensors l6.onnx
+    PYTHONPATH=examples python benchmarks/pruning.py l6.onnx sentence_embedding [FORM ...]
+
+OUTPUT is the name of the sentence vector. Methods that need data calibrate on forty news texts, which are
+not those of the measurement. Beside agreement with people stands the mean cosine of the vectors of the fifty
+texts with those of the model as it was: pruning may move the former up, the latter only down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import similarity
+from fetch_data import fetch
+
+import isthmus
+from isthmus.passes.sparsify.options import METHODS
+
+CALIBRATION = 40
+FORMS = ("unstructured@0.5", "2:4")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("output")
+    parser.add_argument("forms", nargs="*", default=FORMS, metavar="FORM")
+    parser.add_argument("--texts", type=int, default=CALIBRATION, help="to calibrate with")
+    given = parser.parse_args(arguments)
+    judged = similarity.read(fetch)
+    encode = similarity.encoder(fetch("tokenizer.json"), ("input_ids", "attention_mask"))
+    requests = [encode(text) for text in similarity.lines(fetch("lee_background.cor"))[: given.texts]]
+    ways: list[dict[str, Any]] = [{}]
+    ways += [
+        {"sparsity": form, "sparsity_method": method, "calibration": requests}
+        for form in given.forms
+        for method in METHODS
+    ]
+    exact: similarity.Floats | None = None
+    for way in ways:
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = isthmus.compile(given.model, out=folder, **way)
+            with isthmus.load(bundle.path) as session:
+                found = similarity.agreement(lambda x: session.run(x)[given.output], encode, judged)
+                vectors = np.concatenate([session.run(encode(text))[given.output] for text in judged.texts])
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
+        unit = vectors / lengths
+        exact = unit if exact is None else exact
+        cosine = float(np.mean(np.sum(unit * exact, axis=1)))
+        name = f"{way.get('sparsity', 'none')} | {way.get('sparsity_method', '')}"
+        sys.stdout.write(f"| {name} | {found.pearson:.4f} | {found.spearman:.4f} | {cosine:.4f} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,1 @@
+"""A chip that does not exist, as a package of its own."""
