@@ -17,6 +17,8 @@ from isthmus.machine import processors
 from isthmus.matrix.build import Event, Request, build_matrix
 from isthmus.matrix.cache import usual_folder, where
 from isthmus.matrix.config import Config, config_of, load_config
+from isthmus.matrix.lock import FILE as LOCK
+from isthmus.matrix.lock import held_to, keep
 from isthmus.matrix.memory import memory_here
 from isthmus.matrix.plans import plan_matrix
 from isthmus.matrix.report import write_reports
@@ -100,6 +102,7 @@ def build(
     memory: int | None = None,
     cache: str | None = None,
     scheduler: str | None = None,
+    frozen: bool = False,
     measure: bool = True,
     reports: bool = True,
     progress: Callable[[Event], None] | None = None,
@@ -110,9 +113,10 @@ def build(
     `only` names pairs, "model@chip" with `*` for any. Bundles and `reports` go into `out`, by default the
     configuration's. `cache` is a folder or URL, `memory` what workers may take together in bytes, `scheduler`
     the address of a Dask cluster; without `measure` nothing is timed. `progress` hears what begins and ends.
+    What came out is written to isthmus.lock beside the configuration; `frozen` holds the build to it instead.
 
     A pair that fails stops no other: see `status` and `problems` of each. Raises `ModelError` for what is
-    wrong with the configuration, `BundleError` when the reports cannot be written.
+    wrong with the configuration or not as it is locked, `BundleError` when reports or lock cannot be written.
     """
     if isinstance(config, Config):
         found = config
@@ -121,6 +125,8 @@ def build(
     else:
         found = load_config(Path(config))
     matrix = plan_matrix(found, only)
+    locked = found.folder / LOCK
+    lock = held_to(locked, matrix) if frozen else None
     request = Request(
         places=where(cache or found.cache_place, usual_folder(cache_dir(os.environ))),
         output=Path(out) if out is not None else found.folder / found.output,
@@ -133,4 +139,5 @@ def build(
     result = build_matrix(found, matrix, request)
     if reports:
         write_reports(result)
+    keep(locked, lock, matrix, result)
     return result

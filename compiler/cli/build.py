@@ -18,7 +18,7 @@ from isthmus.matrix import units
 from isthmus.matrix.build import Request, build_matrix
 from isthmus.matrix.cache import usual_folder, where
 from isthmus.matrix.config import FILE, load_config
-from isthmus.matrix.lock import check_result, drift, path_of, read_lock, update_lock
+from isthmus.matrix.lock import held_to, keep, path_of
 from isthmus.matrix.memory import memory_here
 from isthmus.matrix.plans import plan_matrix
 from isthmus.matrix.report import report_json, write_reports
@@ -66,9 +66,7 @@ def command(
     found = load_config(config)
     matrix = plan_matrix(found, only)
     locked = path_of(config)
-    lock = read_lock(locked) if frozen else None
-    if lock is not None and (problems := drift(lock, matrix)):
-        raise ModelError(problems)
+    lock = held_to(locked, matrix) if frozen else None
     with Progress() as progress:
         request = Request(
             places=where(cache or found.cache_place, usual_folder(cache_dir(os.environ))),
@@ -81,10 +79,7 @@ def command(
         )
         result = build_matrix(found, matrix, request)
     write_reports(result)
-    if lock is None:
-        update_lock(locked, matrix, result)
-    elif problems := check_result(lock, result):
-        raise ModelError(problems)
+    keep(locked, lock, matrix, result)
     if as_json:
         show_json(report_json(result))
     else:

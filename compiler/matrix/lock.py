@@ -63,6 +63,24 @@ def _is_lock(raw: Any) -> bool:
     return all(isinstance(table, dict) for table in (*tables, *inner))
 
 
+def held_to(path: Path, matrix: Matrix) -> Lock:
+    """The lock at `path`, which `matrix` keeps to. Raises `ModelError`: no-such-file, bad-config, drifted."""
+    lock = read_lock(path)
+    if problems := drift(lock, matrix):
+        raise ModelError(problems)
+    return lock
+
+
+def keep(path: Path, lock: Lock | None, matrix: Matrix, result: BuildResult) -> None:
+    """Write what was built; with a `lock` check that it came out as it is locked.
+
+    Raises `ModelError`: drifted, `BundleError` when it cannot be written."""
+    if lock is None:
+        update_lock(path, matrix, result)
+    elif problems := check_result(lock, result):
+        raise ModelError(problems)
+
+
 def drift(lock: Lock, matrix: Matrix) -> list[Problem]:
     """Everything that is not as it is locked: tools, models, what pairs are made of."""
     found = [_drifted(name, lock.tools.get(name), version) for name, version in keys.tools().items()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,20 @@ def test_a_dictionary_will_do(project: Project, monkeypatch: pytest.MonkeyPatch)
         again = isthmus.build(config, only=["first@c"], out=out, cache="cache", measure=False, reports=False)
         assert again["first@c"].digest == result["first@c"].digest and again.work.pairs == 0
     assert [path.name for path in out.iterdir()] == ["first@c"]
+
+
+def test_frozen_it_is_held_to_the_lock(project: Project) -> None:
+    build = partial(isthmus.build, folder=project.folder, cache=str(project.folder / "cache"), measure=False)
+    with pytest.raises(isthmus.ModelError, match="there is no lock"):
+        build(RAW, frozen=True)
+    assert not (project.folder / "dist").exists()
+    first = build(RAW)
+    lock = project.folder / "isthmus.lock"
+    before = lock.read_bytes()
+    assert build(RAW, frozen=True)["first@c"].digest == first["first@c"].digest
+    with pytest.raises(isthmus.ModelError, match="second@c"):
+        build({**RAW, "models": {**RAW["models"], "second": {"path": "second.onnx"}}}, frozen=True)
+    assert lock.read_bytes() == before
 
 
 def test_a_dictionary_with_mistakes() -> None:
