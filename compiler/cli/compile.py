@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -68,7 +69,7 @@ from isthmus.tools.dump import Dumper
 @click.option(
     "--max-drop",
     metavar="PERCENT",
-    help="Of --precision auto and --sparsity: how much accuracy may drop.  [auto: 0.5%]",
+    help="How much accuracy may drop: layers that would cost more stay in f32, or dense.  [auto: 0.5%]",
 )
 @click.option(
     "--metric", metavar="NAME", help="What accuracy is: cosine, mse, or MODULE:FUNCTION.  [default: cosine]"
@@ -122,6 +123,7 @@ def command(
       isthmus compile encoder.onnx --only sentence_embedding
       isthmus compile encoder.onnx --padding drop
       isthmus compile model.onnx --precision auto --max-drop 0.3% --calibration requests/
+      isthmus compile model.onnx --precision int4 --max-drop 1% --calibration requests/
       isthmus compile model.onnx --sparsity unstructured@0.9
       isthmus compile model.onnx --sparsity auto --max-drop 2% --calibration requests/
       isthmus compile model.onnx --measure --at batch=8 --at seq=128
@@ -182,20 +184,19 @@ def command(
 def _budget(
     precision: str, sparsity: str | None, max_drop: str | None, metric: str | None, keep: bool
 ) -> Budget | None:
-    if precision == AUTO or sparsity == AUTO or (sparsity is not None and max_drop is not None):
-        return Budget(parse_drop(max_drop or "0.5%"), metric or "cosine", keep, _show_front)
-    for option, value in (("--max-drop", max_drop), ("--metric", metric), ("--keep", keep or None)):
+    if AUTO in (precision, sparsity) or max_drop is not None:
+        named = "int8" if precision == AUTO else precision
+        return Budget(parse_drop(max_drop or "0.5%"), metric or "cosine", keep, partial(_show_front, named))
+    for option, value in (("--metric", metric), ("--keep", keep or None)):
         if value is not None:
-            raise ModelError(Problem(Code.BAD_OPTION, "is for --precision auto and --sparsity", option))
+            raise ModelError(Problem(Code.BAD_OPTION, "is for --max-drop, or for what is auto", option))
     return None
 
 
-_COLUMNS = ("layers in int8", "accuracy", "drop", "time", "matrices")
-
-
-def _show_front(tried: Sequence[Tried]) -> None:
+def _show_front(precision: str, tried: Sequence[Tried]) -> None:
     """Those that are best in something, on stderr: the result is the bundle."""
-    grid = table(*_COLUMNS, right=_COLUMNS)
+    columns = (f"layers in {precision}", "accuracy", "drop", "time", "matrices")
+    grid = table(*columns, right=columns)
     for one in front(tried):
         cost = seconds_text(one.seconds), bytes_text(one.matrix_bytes)
         grid.add_row(str(len(one.layers)), f"{one.value:.5f}", f"{one.drop:.3%}", *cost)

@@ -60,10 +60,11 @@ def asked(
     sparsity: str | None = None,
     sparsity_method: str | None = None,
 ) -> Asked:
-    """What `precision`, a name or everything in detail, and `sparsity` stand for; `budget` is for auto.
+    """What `precision`, a name or everything in detail, and `sparsity` stand for.
 
-    Pruning is by magnitude without data, and else by what does best with it. Raises ModelError for an unknown
-    name.
+    `budget` is for pruning where there is any, and else for the precision: layers that it does not allow stay
+    in float. Pruning is by magnitude without data, and else by what does best with it. Raises ModelError for
+    an unknown name, and a budget that nothing would spend.
     """
     thin = None
     if sparsity is None and sparsity_method is not None:
@@ -79,11 +80,21 @@ def asked(
     _require_one_budget(precision, thin, thinning)
     if precision == AUTO:
         return Asked(Quantization(), AUTO, data, tokenizer, budget or Budget(), thin)
+    spent = budget if thin is None else None
     if isinstance(precision, Quantization):
-        return Asked(precision, str(precision), data, tokenizer, None, thin, thinning)
+        return Asked(precision, str(precision), data, tokenizer, spent, thin, thinning)
     if precision in FLOATS or (precision in SCHEMES and SCHEMES[precision] is None):
+        _require_no_budget(precision, spent)
         return Asked(None, precision, data, tokenizer, None, thin, thinning)
-    return Asked(Quantization(precision), precision, data, tokenizer, None, thin, thinning)
+    return Asked(Quantization(precision), precision, data, tokenizer, spent, thin, thinning)
+
+
+def _require_no_budget(precision: str, budget: Budget | None) -> None:
+    """Raise ModelError (bad-option) for a budget of floats."""
+    if budget is not None:
+        text = f"{precision} is the precision of all layers: no budget chooses among them"
+        hint = "give --precision auto, or one of integers, or --sparsity"
+        raise ModelError(Problem(Code.BAD_OPTION, text, "--max-drop", hint))
 
 
 def _require_one_budget(precision: object, thin: Sparsity | None, thinning: Budget | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -180,6 +181,17 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert app.run([*command, "--max-drop", "0.5%"]) == 0
     told = capsys.readouterr()
     assert "layers in int8" in told.err and "layer@" in told.out
+    command[3] = "int8-weights"
+    assert app.run([*command, "--max-drop", "0"]) == 1
+    assert app.run([*command, "--max-drop", "90%"]) == 0
+    told = capsys.readouterr()
+    assert "layers in int8-weights" in told.err and "layer@" in told.out
+    report = json.loads((Path(told.out.split()[-1]) / "report.json").read_text())
+    schemes = {layer.get("scheme") for layer in report["quantization"]["layers"]}
+    assert schemes == {None, "w8-afloat"}  # the head stays as it is
+    command[3] = "bf16"
+    assert app.run([*command, "--max-drop", "1%"]) == 2
+    assert "no budget chooses" in capsys.readouterr().err
     assert app.run(["compile", str(model), "--keep"]) == 2
     assert app.run(["compile", str(model), "--precision", "auto"]) == 2
     assert "E1015" in capsys.readouterr().err
