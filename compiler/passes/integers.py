@@ -14,10 +14,10 @@ import numpy as np
 from isthmus.ir.graph import Value, constant, weight_of
 from isthmus.ir.types import Array, DType
 from isthmus.ops import movement
-from isthmus.ops.integer import BYTES, MOST_TERMS, is_block_size
+from isthmus.ops.integer import BLOCKS, BYTES, MOST_TERMS, is_block_size
 from isthmus.ops.movement import concat, reshape
 from isthmus.ops.pointwise import cast, sub
-from isthmus.ops.quantize import dequantize, limits
+from isthmus.ops.quantize import SMALL_FLOATS, dequantize, limits
 from isthmus.passes.constants import Computed, array_of, is_constant, name_of, weight_from
 
 # The kind of a matrix that is neither.
@@ -111,6 +111,12 @@ def fits_f16(scales: Array) -> bool:
     return bool(inside.all()) and bool((scales.astype(np.float16) == scales).all())
 
 
+def fits_e8m0(scales: Array) -> bool:
+    """Whether each is a power of two that is a normal number of f32."""
+    mantissa, exponent = np.frexp(scales)
+    return bool((mantissa == 0.5).all()) and bool(((exponent > -126) & (exponent < 129)).all())
+
+
 def scales_of_columns(scale: Value, w: Value) -> Value:
     """A constant for all, or one for each column of w [K, N], as f32 [N]."""
     count = w.t.static_shape[1]
@@ -120,11 +126,11 @@ def scales_of_columns(scale: Value, w: Value) -> Value:
 
 def is_block_matrix(value: Value) -> bool:
     """Whether `value` is a constant matrix [K, N] in blocks of rows: `reshape(dequantize(w, scales))` of i8
-    [G, K / G, N] and f32 [G, 1, N]."""
+    or small floats [G, K / G, N] and f32 [G, 1, N]."""
     if value.op is not movement.reshape or value.args[0].op is not dequantize or value.t.rank != 2:
         return False
     q, *parameters = value.args[0].args
-    if len(parameters) != 1 or weight_of(q) is None or q.dtype is not DType.I8 or q.t.rank != 3:
+    if len(parameters) != 1 or weight_of(q) is None or q.dtype not in BLOCKS or q.t.rank != 3:
         return False
     (scale,), (groups, size, columns) = parameters, q.t.static_shape
     fits = scale.dtype is DType.F32 and scale.shape == (groups, 1, columns) and is_constant(scale)
@@ -144,7 +150,7 @@ def block_matrix(w: Value) -> Value | None:
     size, count = q.t.static_shape[axis], q.t.static_shape[axis - 1]
     if not is_block_size(size) or w.shape[0] != size * count or count < 2:
         return None
-    narrow = matrix_of_bytes(q, zero[0] if zero else None)
+    narrow = q if q.dtype in SMALL_FLOATS else matrix_of_bytes(q, zero[0] if zero else None)
     if narrow is None or scale.dtype is not DType.F32:
         return None
     scales = np.broadcast_to(
@@ -183,7 +189,8 @@ def _of_blocks(parameter: Value, q: Value, axis: int) -> bool:
 def kind_of(matrix: Value) -> tuple[str, int]:
     """What matrices have to have in common to be put side by side as they are: form, and size of blocks."""
     if is_block_matrix(matrix):
-        return "blocks", matrix.args[0].t.static_shape[1]
+        q = matrix.args[0].args[0]
+        return f"blocks of {q.dtype}", q.t.static_shape[1]
     return ("integers", 0) if is_integer_matrix(matrix) else FLOATS
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Value, constant, weight_of
 from isthmus.ir.small_floats import from_codes
-from isthmus.ir.types import DType
+from isthmus.ir.types import Array, DType
 from isthmus.ops import lines, movement, nn, pointwise, ragged, reduce
-from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
-from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
+from isthmus.ops.integer import BLOCK_SCALES, block_linear, integer_linear, quantize_rows
+from isthmus.ops.quantize import SMALL_FLOATS, dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
 from isthmus.passes.sparsify.patterns import BLOCKS
 from isthmus.tools.conformance.cases import Case, Maker
@@ -276,15 +276,16 @@ def _sparse_bytes() -> Iterator[Case]:
 
 def _blocks() -> Iterator[Case]:
     """Weights of few bits in blocks, one row and several, whole panels and parts of them."""
-    kinds = ((4, False), (8, False), (4, True))
-    for (bits, floats), dtype in product(kinds, (DType.F32, DType.F16)):
+    for kind, dtype in product(("4 bits", "8 bits", "floats of 4 bits", *SMALL_FLOATS), BLOCK_SCALES):
+        bits, floats = 4 if str(kind).endswith("4 bits") else 8, kind == "floats of 4 bits"
         for rows, k, block, n in (("1", 64, 16, 48), ("n,b", 32, 8, 5), ("1", 256, 128, 70)):
-            kind = "floats of 4 bits" if floats else f"{bits} bits"
             name = f"block_linear {kind} [{rows},{k}] x {n} by {block}, scales in {dtype}"
             maker = Maker("blocks", name)
             least, most = limits(DType.I8, bits)
             numbers = np.arange(k * n, dtype=np.int64).reshape(k, n) * 7919 % (most - least + 1) + least
             q = from_codes(numbers.astype(np.int8)) if floats else numbers.astype(np.int8)
+            if isinstance(kind, DType):
+                q = _finite(numbers, kind)
             scales = np.concatenate([maker.scales(n) for _ in range(k // block)]).reshape(-1, n)
             operands = (
                 constant(f"{maker.name} q", q),
@@ -293,6 +294,12 @@ def _blocks() -> Iterator[Case]:
             )
             x = maker.floats(f"f32[{rows},{k}]")
             yield maker.case(block_linear(x, *operands, bits=bits, floats=floats), SUM)
+
+
+def _finite(numbers: Array, dtype: DType) -> Array:
+    """Codes as floats of 8 bits; 0 for those that stand for no number."""
+    codes = numbers.astype(np.int8).view(dtype.numpy)
+    return np.where(np.isfinite(codes), codes, np.zeros_like(codes))
 
 
 def _steps() -> Iterator[Case]:
