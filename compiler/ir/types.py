@@ -31,7 +31,11 @@ class DType(Enum):
     F64 = ("f64", 64, "double")
     F8E4M3 = ("f8e4m3", 8, "uint8_t")
     F8E5M2 = ("f8e5m2", 8, "uint8_t")
+    F8E4M3FNUZ = ("f8e4m3fnuz", 8, "uint8_t")
+    F8E5M2FNUZ = ("f8e5m2fnuz", 8, "uint8_t")
     F8E8M0 = ("f8e8m0", 8, "uint8_t")
+    # In the low bits of a byte.
+    F4E2M1 = ("f4e2m1", 8, "uint8_t")
     I8 = ("i8", 8, "int8_t")
     I16 = ("i16", 16, "int16_t")
     I32 = ("i32", 32, "int32_t")
@@ -65,12 +69,12 @@ class DType(Enum):
     @property
     def is_narrow(self) -> bool:
         """A float of less than 32 bits: values are f32, rounded to it after each op."""
-        return self in (DType.F16, DType.BF16, DType.F8E4M3, DType.F8E5M2, DType.F8E8M0)
+        return self in (DType.F16, DType.BF16) or self.is_stored
 
     @property
     def is_stored(self) -> bool:
-        """A float that numbers are only kept in: nothing computes with it but by a cast."""
-        return self.is_float and self.bits == 8
+        """A float of 8 bits or 4 that numbers are only kept in: nothing computes with it but by a cast."""
+        return self.value[0].startswith(("f8", "f4"))
 
     @property
     def is_integer(self) -> bool:
@@ -103,7 +107,10 @@ _NUMPY: Mapping[DType, np.dtype[np.generic]] = {
     DType.F64: np.dtype(np.float64),
     DType.F8E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
     DType.F8E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    DType.F8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    DType.F8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
     DType.F8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    DType.F4E2M1: np.dtype(ml_dtypes.float4_e2m1fn),
     DType.I8: np.dtype(np.int8),
     DType.I16: np.dtype(np.int16),
     DType.I32: np.dtype(np.int32),

@@ -13,19 +13,26 @@ from isthmus.kernels.tir import tirx
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """A float of 8 bits: a sign, an exponent less `bias`, and `mantissa` bits. `most` is the code of the
-    largest number, `beyond` that of what is larger, with either sign; `nan` that of NaN."""
+    """A float of a sign, the bit `sign`, an exponent less `bias`, and `mantissa` bits. `most` is the code of
+    the largest number, `beyond` that of what is larger, with either sign; `nan` that of NaN. `one_zero`:
+    what would be -0 is the only NaN, `nan` and `beyond`."""
 
     mantissa: int
     bias: int
     most: int
     beyond: int
     nan: int
+    sign: int = 7
+    one_zero: bool = False
 
 
 FORMATS: Mapping[DType, Format] = {
     DType.F8E4M3: Format(mantissa=3, bias=7, most=0x7E, beyond=0x7F, nan=0x7F),
     DType.F8E5M2: Format(mantissa=2, bias=15, most=0x7B, beyond=0x7C, nan=0x7E),
+    DType.F8E4M3FNUZ: Format(mantissa=3, bias=8, most=0x7F, beyond=0x80, nan=0x80, one_zero=True),
+    DType.F8E5M2FNUZ: Format(mantissa=2, bias=16, most=0x7F, beyond=0x80, nan=0x80, one_zero=True),
+    # NaN has no code: it becomes zero.
+    DType.F4E2M1: Format(mantissa=1, bias=1, most=7, beyond=7, nan=0, sign=3),
 }
 
 
@@ -103,11 +110,15 @@ def _float_to_f16(k: Builder, value: Expr) -> Expr:
 def _small_to_float(k: Builder, stored: Expr, form: Format) -> Expr:
     """As for f16: the exponent moves up by a product, which also makes subnormals normal."""
     bits = hold(k, "bits", k.cast(stored, "uint32"))
-    sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(0x80, bits)), 24)
-    code = hold(k, "code", tirx.bitwise_and(bits, k.constant(0x7F, bits)))
+    sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(1 << form.sign, bits)), 31 - form.sign)
+    code = hold(k, "code", tirx.bitwise_and(bits, k.constant((1 << form.sign) - 1, bits)))
     size = hold(k, "size", _shift_left(k, code, 23 - form.mantissa))
     small = k.bits(size, "float32")
     scaled = k.bits(small * k.constant(2.0 ** (127 - form.bias), small), "uint32")
+    if form.one_zero:
+        none = tirx.EQ(bits, k.constant(form.nan, bits))
+        found = k.select(none, k.constant(0x7FC00000, bits), tirx.bitwise_or(sign, scaled))
+        return hold(k, "small", k.bits(found, "float32"))
     endless = tirx.bitwise_or(size, k.constant(0x7F800000, size))
     found = k.select(code > k.constant(form.most, code), endless, scaled)
     return hold(k, "small", k.bits(tirx.bitwise_or(sign, found), "float32"))
@@ -117,7 +128,7 @@ def _float_to_small(k: Builder, value: Expr, form: Format) -> Expr:
     """As for f16; what is larger than the largest number is not that number, but infinite or NaN."""
     shift = 23 - form.mantissa
     bits = hold(k, "bits", k.bits(value, "uint32"))
-    sign = _shift_right(k, tirx.bitwise_and(bits, k.constant(0x80000000, bits)), 24)
+    sign = _shift_right(k, tirx.bitwise_and(bits, k.constant(0x80000000, bits)), 31 - form.sign)
     size = hold(k, "size", tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits)))
     odd = tirx.bitwise_and(_shift_right(k, size, shift), k.constant(1, size))
     raised = k.bits(size + odd, "int32")
@@ -130,6 +141,10 @@ def _float_to_small(k: Builder, value: Expr, form: Format) -> Expr:
     largest = k.constant(form.most, finite)
     code = hold(k, "code", k.select(finite > largest, k.constant(form.beyond, finite), finite))
     encoded = k.select(size > k.constant(0x7F800000, size), k.constant(form.nan, size), code)
+    if form.one_zero:
+        encoded = hold(k, "encoded", encoded)
+        none = tirx.EQ(tirx.bitwise_and(encoded, k.constant(form.most, encoded)), k.constant(0, encoded))
+        return k.cast(k.select(none, encoded, tirx.bitwise_or(encoded, sign)), "uint8")
     return k.cast(tirx.bitwise_or(encoded, sign), "uint8")
 
 

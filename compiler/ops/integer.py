@@ -7,7 +7,7 @@ import numpy as np
 from isthmus.ir.graph import Kind, Op, TypeMismatch
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops.nn import ACTIVATIONS, epilogue_reference, matmul_reference
-from isthmus.ops.quantize import SMALL_FLOATS, quantize
+from isthmus.ops.quantize import quantize
 
 BYTES = (DType.I8, DType.U8)
 # Sums of products of bytes (less than 2^15 each) stay inside i32 up to here.
@@ -108,7 +108,7 @@ quantize_rows = Op(
 
 
 # What block_linear takes as matrix, and as scales.
-BLOCKS = (DType.I8, *SMALL_FLOATS)
+BLOCK_TYPES = (DType.I8, DType.F8E4M3, DType.F8E5M2)
 BLOCK_SCALES = (DType.F32, DType.F16, DType.F8E8M0)
 
 
@@ -120,8 +120,8 @@ def is_block_size(rows: int) -> bool:
 def _block_linear_infer(
     x: TensorType, q: TensorType, scale: TensorType, bias: TensorType, *, bits: int, floats: bool
 ) -> TensorType:
-    if x.dtype is not DType.F32 or q.dtype not in BLOCKS or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
-        known = ", ".join(map(str, BLOCKS))
+    if x.dtype is not DType.F32 or q.dtype not in BLOCK_TYPES or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
+        known = ", ".join(map(str, BLOCK_TYPES))
         raise TypeMismatch(f"block_linear takes rows of f32 and a matrix of {known}, got {x} and {q}")
     (k, n), columns = q.static_shape, q.shape[1:]
     if scale.dtype not in BLOCK_SCALES or scale.rank != 2 or scale.shape[1:] != columns:

@@ -15,7 +15,7 @@ from isthmus.ops import rules
 # What quantized numbers are stored in. Numbers of 4 or 2 bits lie in the low bits of 8.
 STORAGE = (DType.I8, DType.U8, DType.I16, DType.U16, DType.I32)
 # Floats that weights are stored in, without zero points.
-SMALL_FLOATS = (DType.F8E4M3, DType.F8E5M2)
+SMALL_FLOATS = (DType.F8E4M3, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ, DType.F4E2M1)
 
 
 def _fits(x: TensorType, scale: TensorType, *zero_point: TensorType) -> None:

@@ -16,13 +16,14 @@ _INTEGERS = {
 }
 # Integers up to this size are exact.
 _EXACT_UP_TO = {DType.BF16: 1 << 8, DType.F16: 1 << 11, DType.F32: 1 << 24, DType.F64: 1 << 53}
+_SMALL = (DType.F8E4M3, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ, DType.F4E2M1)
 _WIDER_FLOATS = {
     (DType.F16, DType.F32),
     (DType.BF16, DType.F32),
     (DType.F32, DType.F64),
     (DType.F16, DType.F64),
     (DType.BF16, DType.F64),
-    *product((DType.F8E4M3, DType.F8E5M2), (DType.F16, DType.BF16, DType.F32, DType.F64)),
+    *product(_SMALL, (DType.F16, DType.BF16, DType.F32, DType.F64)),
     *product((DType.F8E8M0,), (DType.BF16, DType.F32, DType.F64)),
 }
 

@@ -156,14 +156,13 @@ def _reaches(scheme: Scheme) -> tuple[float, ...]:
 def _grid_of_floats(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:
     """Numbers of E2M1 are twice what they stand for: that is half the scale."""
     element = _ELEMENTS[scheme.format]
-    most, once = MOST[element], 2 if element == "e2m1" else 1
+    most, times = MOST[element], 2 if element == "e2m1" else 1
     largest = np.max(np.abs(parts), axis, keepdims=True, initial=0)
     if scheme.format in ("mxfp8", "mxfp4"):
         # OCP MX 1.0, section 6.3: the largest power of two in a group, less that of the largest number.
         # The exponent of a product of a float is exact; what has none is all zeros.
         exponent = np.frexp(np.where(largest > 0, largest, 1))[1] - 1 - int(np.log2(most))
-        # E8M0 reaches from 2^-127 on, f32 has that as a subnormal number.
-        scale = np.ldexp(np.float32(reach / once), np.maximum(exponent, _LEAST_EXPONENT))
+        scale = np.ldexp(np.float32(reach / times), np.maximum(exponent, _LEAST_EXPONENT))
     elif scheme.format == "nvfp4":
         whole = float(largest.max(initial=0)) / (most * MOST["e4m3"])
         tensor = np.float32(2.0 ** np.ceil(np.log2(whole))) if whole else np.float32(1)
@@ -174,7 +173,7 @@ def _grid_of_floats(parts: Array, scheme: Scheme, reach: float, axis: int) -> Gr
         scale = _stored(largest * np.float32(1 / (MOST["e4m3"] * reach)), scheme)
     # A group that is too small for a scale is all zeros at any.
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-    return Grid(scale if scheme.group else scale[0], None, -most * once, most * once, element)
+    return Grid(scale if scheme.group else scale[0], None, -most * times, most * times, element)
 
 
 def _grid(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:
