@@ -17,6 +17,7 @@ from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.narrow_floats import magnitude
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
@@ -35,7 +36,7 @@ UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
 @dataclass(frozen=True, slots=True)
 class Kind:
     """What weights are: signed integers of `bits`, or floats with a mantissa of `mantissa` bits and an
-    exponent that is 2^`bias` short of that of f32; in 4 bits those are their codes (`SmallFloats`)."""
+    exponent that is less than that of f32 by `bias`; in 4 bits those are their codes (`SmallFloats`)."""
 
     bits: int
     mantissa: int = 0
@@ -320,11 +321,13 @@ class _BlockGemm:
         """What the highest bits of an i32 stand for, as f32."""
         k, kind = self.k, self.kind
         if kind.bias:
-            # Sign and mantissa where f32 has them; what the exponent is short of, a product adds.
-            spread = self._down(top, 1 + kind.mantissa)
-            mask = 0x7F << 23 - kind.mantissa
-            kept = tirx.bitwise_and(spread, k.constant(mask - (1 << WORD - 1), spread))
-            return k.bits(kept, "float32") * 2.0**kind.bias
+            # Exponent and mantissa go where f32 has them, the sign is there.
+            top = k.let("top", top)
+            mask = k.constant(0x7F << 23 - kind.mantissa, top)
+            size = tirx.bitwise_and(self._down(top, 1 + kind.mantissa), mask)
+            number = k.bits(magnitude(k, size, kind.bias), "int32")
+            sign = tirx.bitwise_and(top, k.constant(-(1 << WORD - 1), top))
+            return k.bits(tirx.bitwise_or(number, sign), "float32")
         # Down again, which spreads the sign.
         number = self._down(top, WORD - self.bits)
         return k.cast(number if kind.is_integer else self._of_code(number), "float32")

@@ -107,14 +107,24 @@ def _float_to_f16(k: Builder, value: Expr) -> Expr:
     return k.cast(tirx.bitwise_or(encoded, sign), "uint16")
 
 
+def magnitude(k: Builder, size: Expr, bias: int) -> Expr:
+    """The positive f32 whose exponent and mantissa stand in `size`, integers of 32 bits, where f32 has them,
+    but for an exponent that is less by `bias`.
+
+    Numbers without a leading one get it with the least exponent, and lose it again by a subtraction: at no
+    point is there a subnormal number of f32, which some vector units take for 0.
+    """
+    raised = hold(k, "raised", k.bits(size + k.constant(bias << 23, size), "float32"))
+    below = tirx.Sub(raised, k.constant(2.0 ** (bias + 1 - 127), raised))
+    return tirx.Add(raised, tirx.Min(below, k.constant(0, raised)))
+
+
 def _small_to_float(k: Builder, stored: Expr, form: Format) -> Expr:
-    """As for f16: the exponent moves up by a product, which also makes subnormals normal."""
     bits = hold(k, "bits", k.cast(stored, "uint32"))
     sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(1 << form.sign, bits)), 31 - form.sign)
     code = hold(k, "code", tirx.bitwise_and(bits, k.constant((1 << form.sign) - 1, bits)))
     size = hold(k, "size", _shift_left(k, code, 23 - form.mantissa))
-    small = k.bits(size, "float32")
-    scaled = k.bits(small * k.constant(2.0 ** (127 - form.bias), small), "uint32")
+    scaled = k.bits(magnitude(k, size, 127 - form.bias), "uint32")
     if form.one_zero:
         none = tirx.EQ(bits, k.constant(form.nan, bits))
         found = k.select(none, k.constant(0x7FC00000, bits), tirx.bitwise_or(sign, scaled))

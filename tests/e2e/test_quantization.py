@@ -105,8 +105,9 @@ def test_int4_without_data(measured: Callable[..., Agreement], exact: Agreement)
 
 @pytest.mark.parametrize("precision", ["fp8-e4m3", "mxfp8"])
 def test_floats_of_8_bits(precision: str, measured: Callable[..., Agreement], exact: Agreement) -> None:
+    """Three bits of mantissa and no data: between int8 and int4."""
     found = measured(precision)
-    assert abs(found.pearson - exact.pearson) <= 0.003
+    assert abs(found.pearson - exact.pearson) <= 0.006
     assert abs(found.spearman - exact.spearman) <= 0.005
 
 
