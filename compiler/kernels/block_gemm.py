@@ -17,7 +17,7 @@ from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.narrow_floats import magnitude
+from isthmus.kernels.narrow_floats import rescaled
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
@@ -236,7 +236,7 @@ class _BlockGemm:
             for row in sums:
                 row[j].set(bias)
         x_rows = [self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)]
-        if rows == 1 and self.k.lanes > 1 and self.kind.is_integer:
+        if rows == 1 and self.k.lanes > 1:
             self._by_blocks(sums[0], x_rows[0])
         else:
             self._by_words(sums, x_rows)
@@ -257,11 +257,11 @@ class _BlockGemm:
                         row[j].add(self._factor(x_row, word, i) * weight)
 
     def _by_blocks(self, sums: list[Register], x_row: Memory) -> None:
-        """One row: numbers become the lowest digits of a float where they stand in a word, and what is above
-        is taken away. Those of one place share a sum; what places differ by, and the scale, is left to the
-        end of a block."""
+        """One row: the scale is left to the end of a block, and each place in a word has a sum of its own.
+        Integers become floats where they stand: what that makes of them is left to the end as well."""
         k, lanes = self.k, self.k.lanes
-        places = sorted({place % HALF for place in self._places()})
+        is_integer = self.kind.is_integer
+        places = sorted({place % HALF for place in self._places()}) if is_integer else range(self.each)
         parts = {place: k.register(f"part{place}", lanes) for place in places}
         whole = k.divide(tirx.shift_left(index(1), self.shift), self.each)
         each = k.let("block_words", k.smaller(whole, self.words))
@@ -272,13 +272,18 @@ class _BlockGemm:
                 for part in parts.values():
                     part.set(0.0)
                 with k.loop("word", first, end) as word:
-                    self._one_word(parts, x_row, word, j)
+                    if is_integer:
+                        self._one_word(parts, x_row, word, j)
+                    else:
+                        self._one_word_of_floats(parts, x_row, word, j)
                 total = parts[0].value
                 for place in places[1:]:
-                    total = k.let("total", total + parts[place].value * 2.0**-place)
+                    part = parts[place].value * 2.0**-place if is_integer else parts[place].value
+                    total = k.let("total", total + part)
                 register.add(total * self._scale(block * self.width + j * lanes))
 
     def _one_word(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+        """Numbers become the lowest digits of a float, and what is above is taken away."""
         k, lanes = self.k, self.k.lanes
         stored = self.panel.load((word * self.width + j * lanes) * BYTES, BYTES * lanes)
         words = tirx.reinterpret(vector_type("uint32", lanes), stored)
@@ -292,6 +297,11 @@ class _BlockGemm:
             digits = tirx.bitwise_and(high if place >= HALF else low, k.constant((2 * sign - 1) << at, low))
             above = k.bits(tirx.bitwise_or(digits, k.constant(UNIT_BITS, low)), "float32")
             parts[at].add(self._factor(x_row, word, i) * k.let("number", above - (UNIT + float(sign << at))))
+
+    def _one_word_of_floats(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+        place = (word * self.width + j * self.k.lanes) * BYTES
+        for i, number in enumerate(self._numbers(place)):
+            parts[i].add(self._factor(x_row, word, i) * self.k.let("number", number))
 
     def _fetch(self, begin: Expr, end: Expr) -> None:
         """Ask for what lies ahead of these words."""
@@ -321,13 +331,10 @@ class _BlockGemm:
         """What the highest bits of an i32 stand for, as f32."""
         k, kind = self.k, self.kind
         if kind.bias:
-            # Exponent and mantissa go where f32 has them, the sign is there.
-            top = k.let("top", top)
-            mask = k.constant(0x7F << 23 - kind.mantissa, top)
-            size = tirx.bitwise_and(self._down(top, 1 + kind.mantissa), mask)
-            number = k.bits(magnitude(k, size, kind.bias), "int32")
-            sign = tirx.bitwise_and(top, k.constant(-(1 << WORD - 1), top))
-            return k.bits(tirx.bitwise_or(number, sign), "float32")
+            # Exponent and mantissa go where f32 has them, and the sign stays where it is.
+            spread = k.bits(self._down(top, 1 + kind.mantissa), "uint32")
+            mask = 1 << WORD - 1 | 0x7F << 23 - kind.mantissa
+            return rescaled(k, tirx.bitwise_and(spread, k.constant(mask, spread)), kind.bias)
         # Down again, which spreads the sign.
         number = self._down(top, WORD - self.bits)
         return k.cast(number if kind.is_integer else self._of_code(number), "float32")

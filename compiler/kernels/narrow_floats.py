@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -107,31 +108,33 @@ def _float_to_f16(k: Builder, value: Expr) -> Expr:
     return k.cast(tirx.bitwise_or(encoded, sign), "uint16")
 
 
-def magnitude(k: Builder, size: Expr, bias: int) -> Expr:
-    """The positive f32 whose exponent and mantissa stand in `size`, integers of 32 bits, where f32 has them,
-    but for an exponent that is less by `bias`.
-
-    Numbers without a leading one get it with the least exponent, and lose it again by a subtraction: at no
-    point is there a subnormal number of f32, which some vector units take for 0.
-    """
+def rescaled(k: Builder, bits: Expr, bias: int) -> Expr:
+    """The f32 whose sign, exponent and mantissa stand in `bits`, uint32, where f32 has them, but for an
+    exponent that is less by `bias`."""
+    if not k.target.vector.flushes:
+        small = k.bits(bits, "float32")
+        return small * k.constant(2.0**bias, small)
+    # Numbers without a leading one get it with the least exponent, and lose it again by a subtraction.
+    sign = tirx.bitwise_and(bits, k.constant(0x80000000, bits))
+    size = tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits))
     raised = hold(k, "raised", k.bits(size + k.constant(bias << 23, size), "float32"))
     below = tirx.Sub(raised, k.constant(2.0 ** (bias + 1 - 127), raised))
-    return tirx.Add(raised, tirx.Min(below, k.constant(0, raised)))
+    found = tirx.Add(raised, tirx.Min(below, k.constant(0, raised)))
+    return k.bits(tirx.bitwise_or(k.bits(found, "uint32"), sign), "float32")
 
 
 def _small_to_float(k: Builder, stored: Expr, form: Format) -> Expr:
     bits = hold(k, "bits", k.cast(stored, "uint32"))
     sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(1 << form.sign, bits)), 31 - form.sign)
     code = hold(k, "code", tirx.bitwise_and(bits, k.constant((1 << form.sign) - 1, bits)))
-    size = hold(k, "size", _shift_left(k, code, 23 - form.mantissa))
-    scaled = k.bits(magnitude(k, size, 127 - form.bias), "uint32")
+    size = _shift_left(k, code, 23 - form.mantissa)
+    both = hold(k, "both", tirx.bitwise_or(sign, size))
+    scaled = hold(k, "scaled", rescaled(k, both, 127 - form.bias))
     if form.one_zero:
         none = tirx.EQ(bits, k.constant(form.nan, bits))
-        found = k.select(none, k.constant(0x7FC00000, bits), tirx.bitwise_or(sign, scaled))
-        return hold(k, "small", k.bits(found, "float32"))
-    endless = tirx.bitwise_or(size, k.constant(0x7F800000, size))
-    found = k.select(code > k.constant(form.most, code), endless, scaled)
-    return hold(k, "small", k.bits(tirx.bitwise_or(sign, found), "float32"))
+        return k.select(none, k.constant(math.nan, scaled), scaled)
+    endless = k.bits(tirx.bitwise_or(both, k.constant(0x7F800000, both)), "float32")
+    return k.select(code > k.constant(form.most, code), endless, scaled)
 
 
 def _float_to_small(k: Builder, value: Expr, form: Format) -> Expr:
