@@ -264,9 +264,14 @@ class _BlockGemm:
         places = sorted({place % HALF for place in self._places()}) if is_integer else range(self.each)
         parts = {place: k.register(f"part{place}", lanes) for place in places}
         whole = k.divide(tirx.shift_left(index(1), self.shift), self.each)
-        each = k.let("block_words", k.smaller(whole, self.words))
-        with k.loop("block", 0, k.divide(self.words, each)) as block:
+        each = k.let("block_words", k.smaller(whole, self.words if is_integer else CHUNK // self.each))
+        count = k.divide(self.words, each) if is_integer else k.divide_up(self.words, each)
+        with k.loop("block", 0, count) as block:
             first, end = k.let("first_word", block * each), k.let("end_word", (block + 1) * each)
+            if not is_integer:
+                # A part of a block, so that not too much is fetched at once.
+                end = k.let("last_word", k.smaller(end, self.words))
+                block = k.let("scales_of", tirx.shift_right(first * self.each, self.shift))
             self._fetch(first, end)
             for j, register in enumerate(sums):
                 for part in parts.values():
