@@ -22,6 +22,7 @@ from rich.table import Table
 
 import isthmus.targets
 from isthmus.codegen.native import Call, load
+from isthmus.ir.types import DType
 from isthmus.kernels import block_gemm, block_row, gemm
 from isthmus.kernels.byte_arithmetic import arithmetic_of
 from isthmus.machine import Machine
@@ -71,7 +72,7 @@ class Bench:
         self.bytes = {kind: gemm.kernel(target, *kind, arithmetic_of(target)).symbol for kind in kinds}
         kernels = [gemm.kernel(target, *kind, arithmetic_of(target)) for kind in kinds]
         self.calls: dict[str, Call] = load(
-            [*kernels, *(block_gemm.kernel(target, bits, "float16") for bits in (4, 8))], target, folder
+            [*kernels, *(block_gemm.kernel(target, kind, DType.F16) for kind in ("q4", "q8"))], target, folder
         )
 
     def product(self, rows: int, k: int, n: int, activation: str | None, residual: bool) -> Work:

@@ -107,6 +107,11 @@ def settle(model: onnx.ModelProto, contents: Mapping[str, Array]) -> onnx.ModelP
     return settled
 
 
+def as_bits(arrays: Mapping[str, Array]) -> dict[str, Array]:
+    """`arrays` with floats of 8 bits and 4 as bytes, which is what imported models take and give for them."""
+    return {n: a.view(np.uint8) if DType.of(a.dtype).is_stored else a for n, a in arrays.items()}
+
+
 def run_session(session: Session, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """Run with bf16 as onnx has it; the runtime, which has only NumPy, calls its bits uint16."""
     half = DType.BF16.numpy
@@ -143,8 +148,14 @@ class Compiled(BackendRep):
             path.write_bytes(settle(self.model, known).SerializeToString())
             bundle = compile_model(path, "host", Path(folder), Options(verify=False, cache=self.cache))
             with load(bundle.path) as session:
-                results = run_session(session, {n: a for n, a in arrays.items() if n not in known})
-        return tuple(results[o.name] for o in self.model.graph.output)
+                results = run_session(
+                    session, as_bits({n: np.asarray(a) for n, a in arrays.items() if n not in known})
+                )
+        return tuple(self._result(o, results[o.name]) for o in self.model.graph.output)
+
+    def _result(self, output: onnx.ValueInfoProto, array: Array) -> Array:
+        wanted = onnx.helper.tensor_dtype_to_np_dtype(output.type.tensor_type.elem_type or 1)
+        return array.view(wanted) if array.dtype == np.uint8 and DType.of(wanted).is_stored else array
 
 
 class IsthmusBackend(Backend):

@@ -28,13 +28,15 @@ KernelForm: TypeAlias = Literal["llvm", "c"]
 class VectorUnit:
     """The vector registers: their width in bits, their number, and whether a*b+c is one instruction.
 
-    `relaxed`: that instruction may round once or twice, as whoever runs it likes.
+    `relaxed`: that instruction may round once or twice, as whoever runs it likes. `flushes`: subnormal
+    numbers are zeros to it.
     """
 
     bits: int
     registers: int
     fma: bool
     relaxed: bool = False
+    flushes: bool = False
 
     def lanes(self, element_bits: int = 32) -> int:
         """Elements of `element_bits` bits in one register; one of 32 bits holds one of anything."""

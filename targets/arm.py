@@ -85,7 +85,7 @@ TARGETS = (
             "mcpu": "cortex-a15",
             "mattr": ["+neon", "+vfp4"],
         },
-        vector=VectorUnit(128, 16, True),
+        vector=VectorUnit(128, 16, True, flushes=True),
         caches=Caches(l1_bytes=32 << 10, l2_bytes=256 << 10),
         toolchain=LINUX.toolchain("arm", "cortex_a15", "linux-gnueabihf.2.17"),
         cpu_flags=("neon", "vfpv4"),

@@ -269,7 +269,7 @@ class EntryWriter:
         return f"static const isthmus_port {table}[] = {{\n{''.join(lines)}}};\n\n" if lines else ""
 
 
-C_DTYPES: Mapping[DType, str] = {dtype: f"ISTHMUS_{dtype.name}" for dtype in DType}
+C_DTYPES: Mapping[DType, str] = {dtype: f"ISTHMUS_{dtype.name}" for dtype in DType if not dtype.is_stored}
 
 
 def _bound(dim: Dim, plan: Plan) -> tuple[int, int]:

@@ -242,8 +242,12 @@ def _from_text(text: str, dtype: DType) -> object:
 
 
 def nan_bits(dtype: DType) -> int:
-    """The NaN that `nan` stands for: quiet, positive, no payload."""
-    return int.from_bytes(elements_array([math.nan], dtype).tobytes(), "little") & ~(1 << (dtype.bits - 1))
+    """The NaN that `nan` stands for: quiet, no payload, and positive where NaN has a sign."""
+    found = elements_array([math.nan], dtype)
+    bits = int.from_bytes(found.tobytes(), "little")
+    positive = bits & ~(1 << (dtype.bits - 1))
+    same = np.frombuffer(positive.to_bytes(dtype.bytes, "little"), dtype.numpy)
+    return positive if bool(np.isnan(same).all()) else bits
 
 
 def elements_array(elements: Iterable[float], dtype: DType) -> Array:

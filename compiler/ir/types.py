@@ -29,6 +29,13 @@ class DType(Enum):
     F16 = ("f16", 16, "uint16_t")
     BF16 = ("bf16", 16, "uint16_t")
     F64 = ("f64", 64, "double")
+    F8E4M3 = ("f8e4m3", 8, "uint8_t")
+    F8E5M2 = ("f8e5m2", 8, "uint8_t")
+    F8E4M3FNUZ = ("f8e4m3fnuz", 8, "uint8_t")
+    F8E5M2FNUZ = ("f8e5m2fnuz", 8, "uint8_t")
+    F8E8M0 = ("f8e8m0", 8, "uint8_t")
+    # In the low bits of a byte.
+    F4E2M1 = ("f4e2m1", 8, "uint8_t")
     I8 = ("i8", 8, "int8_t")
     I16 = ("i16", 16, "int16_t")
     I32 = ("i32", 32, "int32_t")
@@ -57,7 +64,17 @@ class DType(Enum):
 
     @property
     def is_float(self) -> bool:
-        return self in (DType.F32, DType.F16, DType.BF16, DType.F64)
+        return self in (DType.F32, DType.F64) or self.is_narrow
+
+    @property
+    def is_narrow(self) -> bool:
+        """A float of less than 32 bits: values are f32, rounded to it after each op."""
+        return self in (DType.F16, DType.BF16) or self.is_stored
+
+    @property
+    def is_stored(self) -> bool:
+        """A float of 8 bits or 4 that numbers are only kept in: nothing computes with it but by a cast."""
+        return self.value[0].startswith(("f8", "f4"))
 
     @property
     def is_integer(self) -> bool:
@@ -88,6 +105,12 @@ _NUMPY: Mapping[DType, np.dtype[np.generic]] = {
     DType.F16: np.dtype(np.float16),
     DType.BF16: np.dtype(ml_dtypes.bfloat16),
     DType.F64: np.dtype(np.float64),
+    DType.F8E4M3: np.dtype(ml_dtypes.float8_e4m3fn),
+    DType.F8E5M2: np.dtype(ml_dtypes.float8_e5m2),
+    DType.F8E4M3FNUZ: np.dtype(ml_dtypes.float8_e4m3fnuz),
+    DType.F8E5M2FNUZ: np.dtype(ml_dtypes.float8_e5m2fnuz),
+    DType.F8E8M0: np.dtype(ml_dtypes.float8_e8m0fnu),
+    DType.F4E2M1: np.dtype(ml_dtypes.float4_e2m1fn),
     DType.I8: np.dtype(np.int8),
     DType.I16: np.dtype(np.int16),
     DType.I32: np.dtype(np.int32),
@@ -296,6 +319,23 @@ class Halves:
         return stored.astype(np.float32).reshape(shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Powers:
+    """Numbers of f32 that are powers of two, stored by their exponents alone: f8e8m0."""
+
+    def __str__(self) -> str:
+        return "powers"
+
+    def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
+        return math.prod(shape)
+
+    def encode(self, plain: Array) -> Array:
+        return plain.astype(DType.F8E8M0.numpy)
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        return stored.view(DType.F8E8M0.numpy).astype(np.float32).reshape(shape)
+
+
 _SIZE, _COUNT = r"([1-9]\d{0,8})", r"(0|[1-9]\d{0,8})"
 # How each encoding is read back from its text. A new encoding is one class and one line here.
 ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
@@ -307,6 +347,7 @@ ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
     r"e2m1": lambda: SmallFloats(),
     r"e2m1\(([1-9]\d{0,8})\)": lambda width: SmallFloats(int(width)),
     r"halves": lambda: Halves(),
+    r"powers": lambda: Powers(),
     rf"csr\({_SIZE},{_COUNT}\)": lambda window, pairs: Blocks(1, 1, int(window), int(pairs)),
     rf"block\({_SIZE}x{_SIZE},{_SIZE},{_COUNT}\)": lambda *sizes: Blocks(*map(int, sizes)),
     rf"nm\({_SIZE}:{_SIZE}\)": lambda kept, group: NM(int(kept), int(group)),

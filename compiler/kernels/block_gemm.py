@@ -1,6 +1,6 @@
 """Products of f32 rows with weights of few bits, which become floats as they are read.
 
-Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 bits, signed. Blocks of rows of
+Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 bits. Blocks of rows of
 the matrix have a scale for each column. One row reads every word once, in order: as fast as memory gives
 them; where there are instructions for products of bytes, without floats (`block_row`). More rows share what
 it takes to make floats of them.
@@ -8,11 +8,16 @@ it takes to make floats of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from isthmus.errors import CompilerBug
+from isthmus.ir.types import DType
 from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products_of
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.narrow_floats import rescaled
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
@@ -28,41 +33,60 @@ HALF = 16
 UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
 
 
-# What scales are stored in.
-SCALES = ("float32", "float16")
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What weights are: signed integers of `bits`, or floats with a mantissa of `mantissa` bits and an
+    exponent that is less than that of f32 by `bias`; in 4 bits those are their codes (`SmallFloats`)."""
+
+    bits: int
+    mantissa: int = 0
+    bias: int = 0
+
+    @property
+    def is_integer(self) -> bool:
+        return self.mantissa == 0
 
 
-def kernel(target: Target, bits: int, scales: str = "float32", floats: bool = False) -> Kernel:
+# By the names that symbols have.
+KINDS: Mapping[str, Kind] = {
+    "q4": Kind(4),
+    "q8": Kind(8),
+    "e2m1": Kind(4, mantissa=1),
+    "e4m3": Kind(8, mantissa=3, bias=127 - 7),
+    "e5m2": Kind(8, mantissa=2, bias=127 - 15),
+}
+# What scales are stored in, and the ending of the symbol.
+SCALES: Mapping[DType, str] = {DType.F32: "", DType.F16: "_f16", DType.F8E8M0: "_e8m0"}
+_IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
+
+
+def kernel(target: Target, kind: str, scales: DType = DType.F32) -> Kernel:
     """y[i, j] = bias[j] + sum_k x[i, k] (q[k, j] scale[k / block, j]) for a range of rows and of panels.
 
-    `void gemm_q<bits>[_f16](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin, row_end,
-    panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. w is `Nibbles`
-    or, in 8 bits, `Interleaved` by 4; scale [k / block, n] is `Panels` of `scales`, of which those in f16
-    are normal numbers or zero; bias is padded to whole panels. scratch is there where
-    `block_row.scratch_floats` is not 0. `floats`, called `gemm_e2m1`: the codes of floats of 4 bits
-    (`SmallFloats`).
+    `void gemm_<kind>[_f16|_e8m0](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin, row_end,
+    panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. w is `Nibbles`,
+    or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and NaN; scale [k / block, n] is
+    `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero; bias is padded to whole
+    panels. scratch is there where `block_row.scratch_floats` is not 0.
     """
-    if bits not in (4, 8) or scales not in SCALES:
-        raise CompilerBug(f"no product of weights of {bits} bits with scales in {scales}; there is 4 and 8")
-    if floats and bits != 4:
-        raise CompilerBug(f"no product of weights that are floats of {bits} bits")
-    symbol = ("gemm_e2m1" if floats else f"gemm_q{bits}") + ("_f16" if scales == "float16" else "")
+    if kind not in KINDS or scales not in SCALES:
+        raise CompilerBug(f"no product of weights of {kind} with scales in {scales}; there is {[*KINDS]}")
+    symbol = f"gemm_{kind}{SCALES[scales]}"
     return Kernel.deferred(
-        target.symbol(symbol), lambda: _BlockGemm(symbol, target, bits, scales, floats).kernel()
+        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales).kernel()
     )
 
 
 class _BlockGemm:
     """The parts of one kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, bits: int, scales: str, floats: bool) -> None:
+    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType) -> None:
         k = self.k = Builder(symbol, target)
-        self.bits, self.each = bits, WORD // bits
+        self.kind, self.bits, self.each = kind, kind.bits, WORD // kind.bits
         self.shape, self.width = tile_of(target), panel_width(target)
-        self.floats = floats
-        self.halves = scales == "float16"
+        self.scales_in = scales
         self.x, self.w = k.input("x"), k.input("w", "int8")
-        self.scale = k.input("scale", "int16" if self.halves else "float32")
+        self.scale = k.input("scale", _IN_MEMORY[scales])
         self.bias, self.y = k.input("bias"), k.output("y")
         self.products = products_of(target)
         self.scratch = None if self.products is None else k.output("scratch")
@@ -80,7 +104,7 @@ class _BlockGemm:
         self.words = k.let("words", k.divide(self.depth, self.each))
         self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
         rows = k.let("rows", k.larger(self.row_end - self.row_begin, 0))
-        if self.products is None or self.scratch is None or self.floats:
+        if self.products is None or self.scratch is None or not self.kind.is_integer:
             self._in_floats(rows)
             return
         digits = k.register("digits", 1, 0, "int32")
@@ -174,8 +198,11 @@ class _BlockGemm:
     def _scale(self, place: Expr) -> Expr:
         """The scales of neighbouring columns from `place` on, as f32."""
         k, lanes = self.k, self.k.lanes
-        if not self.halves:
+        if self.scales_in is DType.F32:
             return k.let("scale", self.scales.load(place, lanes))
+        if self.scales_in is DType.F8E8M0:
+            exponent = k.cast(self.scales.load(place, lanes), "int32")
+            return k.let("scale", k.bits(tirx.shift_left(exponent, k.constant(23, exponent)), "float32"))
         # Sign, exponent and mantissa where a float has them; what the exponent is short of, a product adds.
         wide = k.cast(self.scales.load(place, lanes), "int32")
         moved = tirx.shift_left(wide, k.constant(13, wide))
@@ -209,7 +236,7 @@ class _BlockGemm:
             for row in sums:
                 row[j].set(bias)
         x_rows = [self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)]
-        if rows == 1 and self.k.lanes > 1 and not self.floats:
+        if rows == 1 and self.k.lanes > 1:
             self._by_blocks(sums[0], x_rows[0])
         else:
             self._by_words(sums, x_rows)
@@ -225,33 +252,43 @@ class _BlockGemm:
                 scale = self._scale(block * self.width + j * lanes)
                 numbers = self._numbers((word * self.width + j * lanes) * BYTES)
                 for i, number in enumerate(numbers):
-                    weight = k.let("weight", k.cast(number, "float32") * scale)
+                    weight = k.let("weight", number * scale)
                     for row, x_row in zip(sums, x_rows, strict=True):
                         row[j].add(self._factor(x_row, word, i) * weight)
 
     def _by_blocks(self, sums: list[Register], x_row: Memory) -> None:
-        """One row: numbers become the lowest digits of a float where they stand in a word, and what is above
-        is taken away. Those of one place share a sum; what places differ by, and the scale, is left to the
-        end of a block."""
+        """One row: the scale is left to the end of a block, and each place in a word has a sum of its own.
+        Integers become floats where they stand: what that makes of them is left to the end as well."""
         k, lanes = self.k, self.k.lanes
-        places = sorted({place % HALF for place in self._places()})
+        is_integer = self.kind.is_integer
+        places = sorted({place % HALF for place in self._places()}) if is_integer else range(self.each)
         parts = {place: k.register(f"part{place}", lanes) for place in places}
         whole = k.divide(tirx.shift_left(index(1), self.shift), self.each)
-        each = k.let("block_words", k.smaller(whole, self.words))
-        with k.loop("block", 0, k.divide(self.words, each)) as block:
+        each = k.let("block_words", k.smaller(whole, self.words if is_integer else CHUNK // self.each))
+        count = k.divide(self.words, each) if is_integer else k.divide_up(self.words, each)
+        with k.loop("block", 0, count) as block:
             first, end = k.let("first_word", block * each), k.let("end_word", (block + 1) * each)
+            if not is_integer:
+                # A part of a block, so that not too much is fetched at once.
+                end = k.let("last_word", k.smaller(end, self.words))
+                block = k.let("scales_of", tirx.shift_right(first * self.each, self.shift))
             self._fetch(first, end)
             for j, register in enumerate(sums):
                 for part in parts.values():
                     part.set(0.0)
                 with k.loop("word", first, end) as word:
-                    self._one_word(parts, x_row, word, j)
+                    if is_integer:
+                        self._one_word(parts, x_row, word, j)
+                    else:
+                        self._one_word_of_floats(parts, x_row, word, j)
                 total = parts[0].value
                 for place in places[1:]:
-                    total = k.let("total", total + parts[place].value * 2.0**-place)
+                    part = parts[place].value * 2.0**-place if is_integer else parts[place].value
+                    total = k.let("total", total + part)
                 register.add(total * self._scale(block * self.width + j * lanes))
 
     def _one_word(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+        """Numbers become the lowest digits of a float, and what is above is taken away."""
         k, lanes = self.k, self.k.lanes
         stored = self.panel.load((word * self.width + j * lanes) * BYTES, BYTES * lanes)
         words = tirx.reinterpret(vector_type("uint32", lanes), stored)
@@ -266,6 +303,11 @@ class _BlockGemm:
             above = k.bits(tirx.bitwise_or(digits, k.constant(UNIT_BITS, low)), "float32")
             parts[at].add(self._factor(x_row, word, i) * k.let("number", above - (UNIT + float(sign << at))))
 
+    def _one_word_of_floats(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+        place = (word * self.width + j * self.k.lanes) * BYTES
+        for i, number in enumerate(self._numbers(place)):
+            parts[i].add(self._factor(x_row, word, i) * self.k.let("number", number))
+
     def _fetch(self, begin: Expr, end: Expr) -> None:
         """Ask for what lies ahead of these words."""
         line = self.k.target.caches.line_bytes
@@ -277,7 +319,7 @@ class _BlockGemm:
         return self.k.spread(row.load(word * self.each + i), self.k.lanes)
 
     def _numbers(self, place: Expr) -> list[Expr]:
-        """The numbers in the words of neighbouring columns from byte `place` on, as i32."""
+        """The numbers in the words of neighbouring columns from byte `place` on, as f32."""
         k, lanes = self.k, self.k.lanes
         in_byte = 8 // self.bits
         if lanes == 1:
@@ -288,10 +330,19 @@ class _BlockGemm:
             words = k.let("words", tirx.reinterpret(vector_type("int32", lanes), stored))
             found = [words] * self.each
             ups = [WORD - self.bits - place for place in self._places()]
-        # Up to the highest bits and down again, which spreads the sign.
-        down = WORD - self.bits
-        numbers = [self._down(self._up(number, up), down) for number, up in zip(found, ups, strict=True)]
-        return [self._of_code(number) for number in numbers] if self.floats else numbers
+        return [self._number(self._up(number, up)) for number, up in zip(found, ups, strict=True)]
+
+    def _number(self, top: Expr) -> Expr:
+        """What the highest bits of an i32 stand for, as f32."""
+        k, kind = self.k, self.kind
+        if kind.bias:
+            # Exponent and mantissa go where f32 has them, and the sign stays where it is.
+            spread = k.bits(self._down(top, 1 + kind.mantissa), "uint32")
+            mask = 1 << WORD - 1 | 0x7F << 23 - kind.mantissa
+            return rescaled(k, tirx.bitwise_and(spread, k.constant(mask, spread)), kind.bias)
+        # Down again, which spreads the sign.
+        number = self._down(top, WORD - self.bits)
+        return k.cast(number if kind.is_integer else self._of_code(number), "float32")
 
     def _of_code(self, code: Expr) -> Expr:
         """Twice the float of 4 bits that `code`, as i32 with its sign spread, stands for.

@@ -16,7 +16,7 @@ from isthmus.kernels.builder import Builder, Expr, Register, index
 from isthmus.kernels.loops_emit import Arguments, Expression, Faults, Level, Place, store
 from isthmus.kernels.loops_math import hold
 from isthmus.kernels.loops_nest import Fold, Gather, Nest, Parameter, Step, gather_counts, listings
-from isthmus.kernels.loops_pointwise import HALVES, accumulator_type, combine, decode, identity, memory_type
+from isthmus.kernels.loops_pointwise import accumulator_type, combine, decode, identity, memory_type
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
@@ -318,7 +318,7 @@ class Generator:
 
 def _value_bits(step: Step) -> int:
     """The width of a step's value; a loop variable starts as an int64."""
-    return 32 if step.dtype in HALVES else step.dtype.bits
+    return 32 if step.dtype.is_narrow else step.dtype.bits
 
 
 def _read_arguments(k: Builder, nest: Nest, steps: Sequence[Step]) -> Arguments:

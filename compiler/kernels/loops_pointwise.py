@@ -1,7 +1,8 @@
 """Each pointwise op on values of each element type, as `isthmus.ops.pointwise` defines it.
 
-Inside an expression bool is `bool` (one bit a lane) and f16 and bf16 are float32, rounded after every op;
-in memory bool is a byte and the 16-bit floats are uint16. Nothing here traps: divisors are made safe first.
+Inside an expression bool is `bool` (one bit a lane) and narrow floats are float32, rounded after every op;
+in memory bool is a byte and narrow floats are integers of their size. Nothing here traps:
+divisors are made safe first.
 """
 
 from __future__ import annotations
@@ -11,28 +12,26 @@ from typing import TypeAlias
 
 from isthmus.errors import Code, CompilerBug, ModelError, Problem
 from isthmus.ir.types import DType
-from isthmus.kernels import loops_math
+from isthmus.kernels import loops_math, narrow_floats
 from isthmus.kernels import math as kmath
 from isthmus.kernels.builder import Builder, Expr, dtype_of, element_type, lanes_of
 from isthmus.kernels.loops_math import hold
 from isthmus.kernels.tir import tirx
-
-HALVES = (DType.F16, DType.BF16)
 
 Function: TypeAlias = Callable[..., Expr]
 
 
 def value_type(dtype: DType) -> str:
     """TVM's name of the type that values have inside an expression."""
-    if dtype in HALVES:
+    if dtype.is_narrow:
         return "float32"
     return "bool" if dtype is DType.BOOL else dtype.numpy.name
 
 
 def memory_type(dtype: DType) -> str:
     """TVM's name of the type that elements have in memory."""
-    if dtype in HALVES:
-        return "uint16"
+    if dtype.is_narrow:
+        return f"uint{dtype.bits}"
     return "uint8" if dtype is DType.BOOL else dtype.numpy.name
 
 
@@ -60,7 +59,7 @@ def convert(k: Builder, value: Expr, source: DType, wanted: DType) -> Expr:
     if wanted is DType.BOOL:
         # TVM's != is false for NaN.
         return tirx.Not(tirx.EQ(value, k.constant(0, value)))
-    if wanted in HALVES and source is DType.F64:
+    if wanted.is_narrow and source is DType.F64:
         # Rounding twice is right when the first step has more than twice the bits and rounds to odd;
         # here it may be off by one unit in the last place of a double's exact tie.
         return round_to(k, k.cast(value, "float32"), wanted)
@@ -76,8 +75,8 @@ def _reread(k: Builder, value: Expr, source: DType, wanted: DType) -> Expr:
 
 
 def round_to(k: Builder, value: Expr, dtype: DType) -> Expr:
-    """A float32 rounded to a 16-bit type that is kept in float32; others unchanged."""
-    if dtype not in HALVES:
+    """A float32 rounded to a narrow type that is kept in float32; others unchanged."""
+    if not dtype.is_narrow:
         return value
     return decode(k, encode(k, hold(k, "wide", value), dtype), dtype)
 
@@ -89,71 +88,14 @@ def decode(k: Builder, stored: Expr, dtype: DType) -> Expr:
     """What the elements in memory stand for."""
     if dtype is DType.BOOL:
         return tirx.Not(tirx.EQ(stored, k.constant(0, stored)))
-    if dtype is DType.BF16:
-        return _bf16_to_float(k, stored)
-    if dtype is DType.F16:
-        return _f16_to_float(k, stored)
-    return stored
+    return narrow_floats.decode(k, stored, dtype) if dtype.is_narrow else stored
 
 
 def encode(k: Builder, value: Expr, dtype: DType) -> Expr:
     """How values are put into memory."""
     if dtype is DType.BOOL:
         return k.cast(value, "uint8")
-    if dtype is DType.BF16:
-        return _float_to_bf16(k, value)
-    if dtype is DType.F16:
-        return _float_to_f16(k, value)
-    return value
-
-
-def _shift_left(k: Builder, a: Expr, bits: int) -> Expr:
-    return tirx.shift_left(a, k.constant(bits, a))
-
-
-def _shift_right(k: Builder, a: Expr, bits: int) -> Expr:
-    return tirx.shift_right(a, k.constant(bits, a))
-
-
-def _bf16_to_float(k: Builder, stored: Expr) -> Expr:
-    return k.bits(_shift_left(k, k.cast(stored, "uint32"), 16), "float32")
-
-
-def _float_to_bf16(k: Builder, value: Expr) -> Expr:
-    bits = hold(k, "bits", k.bits(value, "uint32"))
-    odd = tirx.bitwise_and(_shift_right(k, bits, 16), k.constant(1, bits))
-    rounded = bits + odd + k.constant(0x7FFF, bits)
-    quiet = tirx.bitwise_or(bits, k.constant(0x400000, bits))
-    return k.cast(_shift_right(k, k.select(k.is_nan(value), quiet, rounded), 16), "uint16")
-
-
-def _f16_to_float(k: Builder, stored: Expr) -> Expr:
-    """Move the exponent up by multiplying with 2^112, which also makes subnormals normal."""
-    bits = hold(k, "bits", k.cast(stored, "uint32"))
-    sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(0x8000, bits)), 16)
-    size = hold(k, "size", _shift_left(k, tirx.bitwise_and(bits, k.constant(0x7FFF, bits)), 13))
-    scaled = k.bits(k.bits(size, "float32") * k.constant(2.0**112, k.bits(size, "float32")), "uint32")
-    endless = tirx.bitwise_or(size, k.constant(0x7F800000, size))
-    special = size >= k.constant(0x7C00 << 13, size)
-    return hold(k, "half", k.bits(tirx.bitwise_or(sign, k.select(special, endless, scaled)), "float32"))
-
-
-def _float_to_f16(k: Builder, value: Expr) -> Expr:
-    """Round to nearest even; adding a power of two lets the float adder round the subnormals."""
-    bits = hold(k, "bits", k.bits(value, "uint32"))
-    sign = _shift_right(k, tirx.bitwise_and(bits, k.constant(0x80000000, bits)), 16)
-    size = hold(k, "size", tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits)))
-    odd = tirx.bitwise_and(_shift_right(k, size, 13), k.constant(1, size))
-    # Signed: below 2^-14, where it is not used, this is negative.
-    raised = k.bits(size + odd, "int32")
-    normal = k.bits(_shift_right(k, raised + k.constant(0xFFF - (112 << 23), raised), 13), "uint32")
-    half_unit = k.constant(0.5, value)  # its mantissa's last bit weighs 2^-24, as a subnormal's does
-    small = k.bits(k.bits(size, "float32") + half_unit, "uint32") - k.bits(half_unit, "uint32")
-    finite = hold(k, "finite", k.select(size < k.constant(113 << 23, size), small, normal))
-    # From 65520 on, halfway beyond the greatest number, to infinity.
-    large = hold(k, "large", k.select(size >= k.constant(0x477FF000, size), k.constant(0x7C00, size), finite))
-    encoded = k.select(size > k.constant(0x7F800000, size), k.constant(0x7E00, size), large)
-    return k.cast(tirx.bitwise_or(encoded, sign), "uint16")
+    return narrow_floats.encode(k, value, dtype) if dtype.is_narrow else value
 
 
 # Floats

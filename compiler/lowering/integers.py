@@ -79,6 +79,17 @@ def _integer_linear(state: Lowering, value: Value) -> None:
     state.views[value] = place
 
 
+def _kind(value: Value) -> str:
+    """What the weights of a block_linear are, as `block_gemm` calls it."""
+    match value.args[1].dtype:
+        case DType.F8E4M3:
+            return "e4m3"
+        case DType.F8E5M2:
+            return "e5m2"
+        case _:
+            return "e2m1" if value.attr("floats") else f"q{value.attr('bits')}"
+
+
 def _block_linear(state: Lowering, value: Value) -> None:
     x, q, scale, bias = value.args
     if not isinstance(q.t.encoding, Nibbles | Interleaved | SmallFloats):
@@ -99,8 +110,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         distance(ldx),
         distance(ldy),
     ]
-    scales = "float16" if scale.dtype is DType.F16 else "float32"
-    kernel = block_gemm.kernel(state.target, value.attr("bits"), scales, value.attr("floats"))
+    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype)
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
     state.views[value] = place
 

@@ -107,6 +107,11 @@ quantize_rows = Op(
 )
 
 
+# What block_linear takes as matrix, and as scales.
+BLOCK_TYPES = (DType.I8, DType.F8E4M3, DType.F8E5M2)
+BLOCK_SCALES = (DType.F32, DType.F16, DType.F8E8M0)
+
+
 def is_block_size(rows: int) -> bool:
     """Whether blocks of so many rows of a matrix are a power of two of whole words, of 4 or 8 bits."""
     return rows >= 8 and rows & (rows - 1) == 0
@@ -115,16 +120,18 @@ def is_block_size(rows: int) -> bool:
 def _block_linear_infer(
     x: TensorType, q: TensorType, scale: TensorType, bias: TensorType, *, bits: int, floats: bool
 ) -> TensorType:
-    if x.dtype is not DType.F32 or q.dtype is not DType.I8 or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
-        raise TypeMismatch(f"block_linear takes rows of f32 and a matrix of i8, got {x} and {q}")
+    if x.dtype is not DType.F32 or q.dtype not in BLOCK_TYPES or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
+        known = ", ".join(map(str, BLOCK_TYPES))
+        raise TypeMismatch(f"block_linear takes rows of f32 and a matrix of {known}, got {x} and {q}")
     (k, n), columns = q.static_shape, q.shape[1:]
-    if scale.dtype not in (DType.F32, DType.F16) or scale.rank != 2 or scale.shape[1:] != columns:
-        raise TypeMismatch(f"scales must be f32 or f16 for each block and column of {q}, got {scale}")
+    if scale.dtype not in BLOCK_SCALES or scale.rank != 2 or scale.shape[1:] != columns:
+        known = ", ".join(map(str, BLOCK_SCALES))
+        raise TypeMismatch(f"scales must be {known} for each block and column of {q}, got {scale}")
     blocks = scale.static_shape[0]
     if blocks < 1 or k % blocks or not is_block_size(k // blocks) or bits not in (4, 8):
         raise TypeMismatch(f"{blocks} blocks of {k} rows in {bits} bits")
-    if floats and bits != 4:
-        raise TypeMismatch(f"floats have 4 bits, not {bits}")
+    if (floats and bits != 4) or (q.dtype is not DType.I8 and bits != 8):
+        raise TypeMismatch(f"{bits} bits of {q.dtype}{', floats' * floats}")
     if bias != TensorType(DType.F32, columns, bias.encoding):
         raise TypeMismatch(f"the bias must be f32 for each column of {q}, got {bias}")
     return x.with_shape((*x.shape[:-1], n))
@@ -145,10 +152,10 @@ block_linear = Op(
     {"bits": Kind.INT, "floats": Kind.BOOL},
     {"bits": 8, "floats": False},
     doc=(
-        "x @ (q * scale) + bias in f32; x [..., K], q i8 [K, N] that fits `bits` (4 or 8), scale f32 or "
-        "f16 [G, N], one for each K / G rows of q (a power of two from 8 on), bias f32 [N]. With "
-        "`floats` q are twice what floats of 4 bits (E2M1) stand for: 0, 1, 2, 3, 4, 6, 8, 12, with either "
-        "sign."
+        "x @ (q * scale) + bias in f32; x [..., K], q i8 [K, N] that fits `bits` (4 or 8), or finite numbers "
+        "of f8e4m3 or f8e5m2, scale f32, f16 or f8e8m0 [G, N], one for each K / G rows of q (a power of two "
+        "from 8 on), bias f32 [N]. With `floats` q are twice what floats of 4 bits (E2M1) stand for: 0, 1, "
+        "2, 3, 4, 6, 8, 12, with either sign."
     ),
 )
 

@@ -15,6 +15,7 @@ from isthmus.ops.reduce import wide_type
 
 def _top_k_infer(x: TensorType, *, axis: int, count: Shape, descending: bool) -> TensorType:
     rules.check_axis(axis, x.rank)
+    rules.computing(x)
     if x.dtype is DType.BOOL or len(count) != 1:
         raise TypeMismatch(f"top_k takes numbers and one count, got {x} and {list(count)}")
     size, taken = x.shape[axis], count[0]
@@ -66,6 +67,8 @@ def _scatter_infer(
     if not indices.dtype.is_integer or (x.dtype is DType.BOOL and join != "none"):
         raise TypeMismatch(f"scatter of {updates} at {indices} with {join!r}")
     rules.same_dtype(x, updates)
+    if join != "none":
+        rules.computing(x)
     expected = (*x.shape[:axis], *updates.shape[axis : axis + 1], *x.shape[axis + 1 :])
     if updates.shape != expected or rules.broadcast_shapes(indices.shape, expected) != expected:
         raise TypeMismatch(f"scatter of {updates} at {indices} into {x} along axis {axis}")

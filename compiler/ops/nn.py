@@ -26,6 +26,7 @@ ACTIVATIONS = {
 
 
 def _matmul_infer(a: TensorType, b: TensorType) -> TensorType:
+    rules.computing(a, b)
     if rules.same_dtype(a, b) is DType.BOOL:
         raise TypeMismatch("matmul takes numbers")
     if a.rank < 2 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
@@ -57,6 +58,7 @@ def _linear_infer(
         raise TypeMismatch(f"linear of {x} by {w} with bias {bias}")
     if activation != "none" and activation not in ACTIVATIONS:
         raise TypeMismatch(f"no activation {activation!r}; known: none, {', '.join(ACTIVATIONS)}")
+    rules.computing(x, w, bias)
     sums = rules.same_dtype(bias, *rest)
     if (x.dtype, w.dtype, sums) == (DType.F32, DType.F16, DType.F32):
         factors = sums
@@ -191,6 +193,7 @@ def _attention_infer(
     mixed: bool,
     rounds: bool,
 ) -> TensorType:
+    rules.computing(q)
     if not rules.same_dtype(q, k, v, *(() if mixed else mask)).is_float:
         raise TypeMismatch(f"attention takes floating-point elements, got {q}")
     if mixed and (q.dtype is not DType.BF16 or any(m.dtype is not DType.F32 for m in mask)):

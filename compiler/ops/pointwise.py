@@ -181,6 +181,9 @@ def _cast_infer(x: TensorType, *, dtype: DType) -> TensorType:
 
 
 def _cast_reference(x: Array, *, dtype: DType) -> Array:
+    if dtype.is_stored and DType.of(x.dtype).is_stored:
+        # `ml_dtypes` knows no way from one to another. f32 holds all of them.
+        x = x.astype(np.float32)
     return x.astype(dtype.numpy)
 
 

@@ -14,6 +14,8 @@ from isthmus.ops import rules
 
 # What quantized numbers are stored in. Numbers of 4 or 2 bits lie in the low bits of 8.
 STORAGE = (DType.I8, DType.U8, DType.I16, DType.U16, DType.I32)
+# Floats that weights are stored in, without zero points.
+SMALL_FLOATS = (DType.F8E4M3, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ, DType.F4E2M1)
 
 
 def _fits(x: TensorType, scale: TensorType, *zero_point: TensorType) -> None:
@@ -64,8 +66,8 @@ quantize = Op(
 
 def _dequantize_infer(q: TensorType, scale: TensorType, *zero_point: TensorType) -> TensorType:
     _fits(q, scale, *zero_point)
-    if q.dtype not in STORAGE:
-        raise TypeMismatch(f"dequantize takes small integers, got {q}")
+    if q.dtype not in (*STORAGE, *SMALL_FLOATS) or (zero_point and q.dtype in SMALL_FLOATS):
+        raise TypeMismatch(f"dequantize takes small integers, or small floats without zero point, got {q}")
     if zero_point and zero_point[0].dtype not in (q.dtype, scale.dtype):
         raise TypeMismatch(f"a zero point {zero_point[0]} for {q}")
     return q.with_dtype(scale.dtype)
@@ -85,7 +87,7 @@ dequantize = Op(
     _dequantize_infer,
     _dequantize_reference,
     (2, 3),
-    doc="(q - zero_point) * scale, computed in f32. The zero point may be a fraction.",
+    doc="(q - zero_point) * scale, computed in f32. The zero point may be a fraction; q of f8 have none.",
 )
 
 

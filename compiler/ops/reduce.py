@@ -67,6 +67,7 @@ reduce_prod = Op("reduce_prod", rules.numeric_reduction, _prod_reference, (1, 1)
 
 def _running_infer(x: TensorType, *, axis: int, exclusive: bool, reverse: bool) -> TensorType:
     rules.check_axis(axis, x.rank)
+    rules.computing(x)
     if x.dtype is DType.BOOL:
         raise TypeMismatch("running sums and products take numbers")
     return x.with_shape(x.shape)

@@ -33,8 +33,16 @@ def same_dtype(*types: TensorType) -> DType:
     return types[0].dtype
 
 
+def computing(*types: TensorType) -> None:
+    """Refuse elements that are only stored."""
+    for type_ in types:
+        if type_.dtype.is_stored:
+            raise TypeMismatch(f"nothing computes with {type_.dtype}: cast {type_} to f32 first")
+
+
 def pointwise(*types: TensorType, **_: object) -> TensorType:
     """Same element type in and out, shapes broadcast."""
+    computing(*types)
     return TensorType(same_dtype(*types), broadcast_shapes(*(t.shape for t in types)))
 
 
@@ -81,6 +89,7 @@ def check_axis(axis: int, rank: int) -> None:
 
 def reduction(x: TensorType, *, axes: tuple[int, ...], **_: object) -> TensorType:
     """The reduced axes stay, with size 1."""
+    computing(x)
     for axis in axes:
         check_axis(axis, x.rank)
     if list(axes) != sorted(set(axes)):

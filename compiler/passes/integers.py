@@ -14,9 +14,9 @@ import numpy as np
 from isthmus.ir.graph import Value, constant, weight_of
 from isthmus.ir.types import Array, DType
 from isthmus.ops import movement
-from isthmus.ops.integer import BYTES, MOST_TERMS, is_block_size
+from isthmus.ops.integer import BLOCK_TYPES, BYTES, MOST_TERMS, is_block_size
 from isthmus.ops.movement import concat, reshape
-from isthmus.ops.pointwise import cast, sub
+from isthmus.ops.pointwise import add, cast, sub
 from isthmus.ops.quantize import dequantize, limits
 from isthmus.passes.constants import Computed, array_of, is_constant, name_of, weight_from
 
@@ -111,6 +111,12 @@ def fits_f16(scales: Array) -> bool:
     return bool(inside.all()) and bool((scales.astype(np.float16) == scales).all())
 
 
+def fits_e8m0(scales: Array) -> bool:
+    """Whether each is a power of two that is a normal number of f32."""
+    mantissa, exponent = np.frexp(scales)
+    return bool((mantissa == 0.5).all()) and bool(((exponent > -126) & (exponent < 129)).all())
+
+
 def scales_of_columns(scale: Value, w: Value) -> Value:
     """A constant for all, or one for each column of w [K, N], as f32 [N]."""
     count = w.t.static_shape[1]
@@ -120,11 +126,11 @@ def scales_of_columns(scale: Value, w: Value) -> Value:
 
 def is_block_matrix(value: Value) -> bool:
     """Whether `value` is a constant matrix [K, N] in blocks of rows: `reshape(dequantize(w, scales))` of i8
-    [G, K / G, N] and f32 [G, 1, N]."""
+    or small floats [G, K / G, N] and f32 [G, 1, N]."""
     if value.op is not movement.reshape or value.args[0].op is not dequantize or value.t.rank != 2:
         return False
     q, *parameters = value.args[0].args
-    if len(parameters) != 1 or weight_of(q) is None or q.dtype is not DType.I8 or q.t.rank != 3:
+    if len(parameters) != 1 or weight_of(q) is None or q.dtype not in BLOCK_TYPES or q.t.rank != 3:
         return False
     (scale,), (groups, size, columns) = parameters, q.t.static_shape
     fits = scale.dtype is DType.F32 and scale.shape == (groups, 1, columns) and is_constant(scale)
@@ -144,17 +150,45 @@ def block_matrix(w: Value) -> Value | None:
     size, count = q.t.static_shape[axis], q.t.static_shape[axis - 1]
     if not is_block_size(size) or w.shape[0] != size * count or count < 2:
         return None
-    narrow = matrix_of_bytes(q, zero[0] if zero else None)
+    numbers = array_of(scale)
+    narrow: Value | None = q
+    if q.dtype is DType.F4E2M1:
+        # Twice the numbers are integers: `ir.small_floats`.
+        wide = cast(q, dtype=DType.F32)
+        narrow, numbers = narrowed(add(wide, wide)), numbers / 2
+    elif q.dtype not in BLOCK_TYPES[1:]:
+        narrow = matrix_of_bytes(q, zero[0] if zero else None)
     if narrow is None or scale.dtype is not DType.F32:
         return None
-    scales = np.broadcast_to(
-        array_of(scale), tuple(1 if i == axis else d for i, d in enumerate(q.t.static_shape))
-    )
+    scales = np.broadcast_to(numbers, tuple(1 if i == axis else d for i, d in enumerate(q.t.static_shape)))
     if turned:
         narrow = weight_from(movement.transpose(narrow, perm=(1, 2, 0)), f"{name_of(narrow)}.transposed")
         scales = scales.transpose(1, 2, 0)
     inner = dequantize(narrow, constant(f"{name_of(narrow)}.scales", np.ascontiguousarray(scales)), loc=w.loc)
     return reshape(inner, shape=w.shape, loc=w.loc)
+
+
+def float_blocks(w: Value) -> Value | None:
+    """The constant `w`, floats of 8 bits with one scale or one for each column, or its transpose, as a block
+    matrix whose blocks of a column have the same scale; None if it is none."""
+    turned = w.op is movement.transpose
+    inner = w.args[0] if turned else w
+    if inner.op is not dequantize or inner.t.rank != 2 or inner.args[0].dtype not in BLOCK_TYPES[1:]:
+        return None
+    q, scale = inner.args
+    if weight_of(q) is None or scale.dtype is not DType.F32 or not _each_column(scale, 2, 0 if turned else 1):
+        return None
+    if turned:
+        q = weight_from(movement.transpose(q, perm=(1, 0)), f"{name_of(q)}.transposed")
+    depth, columns = q.t.static_shape
+    # The largest power of two that divides it.
+    size = depth & -depth
+    if not is_block_size(size):
+        return None
+    blocks = weight_from(reshape(q, shape=(depth // size, size, columns)), f"{name_of(q)}.blocks")
+    scales = np.broadcast_to(array_of(scale).reshape(-1), (depth // size, 1, columns))
+    whole = dequantize(blocks, constant(f"{name_of(q)}.scales", np.ascontiguousarray(scales)), loc=w.loc)
+    return reshape(whole, shape=w.shape, loc=w.loc)
 
 
 def _dequantized_blocks(w: Value) -> tuple[Value, bool] | None:
@@ -183,7 +217,8 @@ def _of_blocks(parameter: Value, q: Value, axis: int) -> bool:
 def kind_of(matrix: Value) -> tuple[str, int]:
     """What matrices have to have in common to be put side by side as they are: form, and size of blocks."""
     if is_block_matrix(matrix):
-        return "blocks", matrix.args[0].t.static_shape[1]
+        q = matrix.args[0].args[0]
+        return f"blocks of {q.dtype}", q.t.static_shape[1]
     return ("integers", 0) if is_integer_matrix(matrix) else FLOATS
 
 

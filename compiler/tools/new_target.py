@@ -145,8 +145,8 @@ def _caches(caches: Caches) -> str:
 
 
 def _vector(vector: VectorUnit) -> str:
-    relaxed = ", relaxed=True" if vector.relaxed else ""
-    return f"VectorUnit(bits={vector.bits}, registers={vector.registers}, fma={vector.fma}{relaxed})"
+    more = "".join(f", {name}=True" for name in ("relaxed", "flushes") if getattr(vector, name))
+    return f"VectorUnit(bits={vector.bits}, registers={vector.registers}, fma={vector.fma}{more})"
 
 
 def _byte_products(found: ByteProducts | None) -> str:

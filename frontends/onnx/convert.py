@@ -36,6 +36,7 @@ from isthmus.ir.graph import (
 )
 from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import Weight
+from isthmus.ops.pointwise import bitcast
 
 OLDEST_OPSET = 7
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
@@ -46,6 +47,11 @@ MAX_PROBLEMS = 100
 
 # What an importer may raise over a model that makes no sense; anything else is our own bug.
 NODE_ERRORS = (ValueError, TypeError, IndexError, KeyError, ArithmeticError, MemoryError)
+
+
+def _travels_as(dtype: DType) -> DType:
+    """What inputs and outputs are in a bundle's interface: floats of 8 bits travel as their bits."""
+    return DType.U8 if dtype.is_stored else dtype
 
 
 How: TypeAlias = Literal["unused", "known", "same", "values"]
@@ -233,8 +239,10 @@ class _Import:
             for n, t in signature.inputs.items()
             if n not in fixed
         }
-        inputs = {n: graph_input(n, t) for n, t in shaped.items()}
-        values: dict[str, Tensor | None] = {n: Tensor(v.t, None, v) for n, v in inputs.items()}
+        inputs = {n: graph_input(n, t.with_dtype(_travels_as(t.dtype))) for n, t in shaped.items()}
+        values: dict[str, Tensor | None] = {
+            n: self._of_bits(Tensor(v.t, None, v), shaped[n].dtype) for n, v in inputs.items()
+        }
         values.update((n, self.b.array(array)) for n, array in fixed.items())
         outputs = list(dict.fromkeys(o.name for o in self.source.graph.output))
         scope = _Scope(values, self.source.opsets)
@@ -247,11 +255,14 @@ class _Import:
                 text = "this output is a sequence, not a tensor"
                 self.problems.append(Problem(Code.UNSUPPORTED_DTYPE, text, f"output {output!r}"))
             elif tensor is not None and tensor is not FAILED:
-                results[output] = self.b.value(tensor)
+                results[output] = self.b.value(self._of_bits(tensor, _travels_as(tensor.dtype)))
         made, problems = closed(tuple(results.values()), self.b.opened)
         self.problems += problems
         self._raise_problems()
         return Graph(name, tuple(inputs.values()), tuple(zip(results, made, strict=True)))
+
+    def _of_bits(self, tensor: Tensor, dtype: DType) -> Tensor:
+        return tensor if tensor.dtype is dtype else self.b.op(bitcast, tensor, dtype=dtype)
 
     def _raise_problems(self) -> None:
         problems = [_unsupported(operator, nodes) for operator, nodes in sorted(self.missing.items())]

@@ -32,14 +32,21 @@ DTYPES: Mapping[int, DType] = {
     onnx.TensorProto.UINT32: DType.U32,
     onnx.TensorProto.UINT64: DType.U64,
     onnx.TensorProto.BOOL: DType.BOOL,
+    onnx.TensorProto.FLOAT8E4M3FN: DType.F8E4M3,
+    onnx.TensorProto.FLOAT8E4M3FNUZ: DType.F8E4M3FNUZ,
+    onnx.TensorProto.FLOAT8E5M2: DType.F8E5M2,
+    onnx.TensorProto.FLOAT8E5M2FNUZ: DType.F8E5M2FNUZ,
+    onnx.TensorProto.FLOAT8E8M0: DType.F8E8M0,
+    onnx.TensorProto.FLOAT4E2M1: DType.F4E2M1,
 }
 
-# Numbers that have no element type of their own here: (bits, the type they are read as).
+# Numbers of less than a byte: (bits, the type they are read as).
 NARROW: Mapping[int, tuple[int, DType]] = {
     onnx.TensorProto.INT4: (4, DType.I8),
     onnx.TensorProto.UINT4: (4, DType.U8),
     onnx.TensorProto.INT2: (2, DType.I8),
     onnx.TensorProto.UINT2: (2, DType.U8),
+    onnx.TensorProto.FLOAT4E2M1: (4, DType.F4E2M1),
 }
 
 # The repeated field that holds elements when raw_data does not (onnx.proto).
@@ -110,9 +117,9 @@ def embedded(tensor: onnx.TensorProto, type_: TensorType, where: str) -> bytes:
 
 
 def elements(field: object, dtype: DType, where: str) -> Array:
-    """The elements of a repeated field; 16-bit floats are stored as their bits."""
-    if dtype in (DType.F16, DType.BF16):
-        return np.array(field, np.int32).astype(np.uint16).view(dtype.numpy)
+    """The elements of a repeated field; floats of less than 32 bits are stored as their bits."""
+    if dtype.is_narrow:
+        return np.array(field, np.int32).astype(f"u{dtype.bytes}").view(dtype.numpy)
     values = np.array(field)
     if values.size and dtype.is_integer:
         limits = np.iinfo(dtype.numpy.type)  # type: ignore[type-var]

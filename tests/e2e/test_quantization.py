@@ -103,6 +103,25 @@ def test_int4_without_data(measured: Callable[..., Agreement], exact: Agreement)
     assert abs(measured("int4", calibrated=False).pearson - exact.pearson) <= 0.01
 
 
+@pytest.mark.parametrize("precision", ["fp8-e4m3", "mxfp8"])
+def test_floats_of_8_bits(precision: str, measured: Callable[..., Agreement], exact: Agreement) -> None:
+    """Three bits of mantissa and no data: between int8 and int4."""
+    found = measured(precision)
+    assert abs(found.pearson - exact.pearson) <= 0.006
+    assert abs(found.spearman - exact.spearman) <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits"), [("fp8-e4m3", 8.125), ("fp8-e5m2", 8.125), ("mxfp8", 8.25), ("mxfp4", 4.25)]
+)
+def test_floats_take_their_bits_and_scales(precision: str, bits: float, minilm: Path, tmp_path: Path) -> None:
+    bundle = isthmus.compile(minilm, out=tmp_path, precision=precision)
+    report = json.loads((bundle.path / "report.json").read_text())
+    stored = sum(weight["bytes"] for weight in report["weights"] if ".q" in weight["name"])
+    # Matrices of the products that stay in f32 have other names.
+    assert stored / report["quantization"]["matrix_bytes"]["f32"] == pytest.approx(bits / 32, rel=0.01)
+
+
 def test_texts_in_a_file_calibrate_as_well(minilm: Path, data: Callable[[str], Path], tmp_path: Path) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(lines(data("lee_background.cor"))[:4]))

@@ -65,6 +65,24 @@ WEIGHTS = (
     },
     {"x": np.float32},
 )  # fmt: skip
+FLOATS = (
+    [
+        node("DequantizeLinear", ["w", "ws"], ["f"]),
+        node("MatMul", ["x", "f"], ["h"]),
+        node("QuantizeLinear", ["h", "hs", "hz"], ["r"], axis=0),
+        node("DequantizeLinear", ["r", "hs"], ["i"], axis=0),
+        node("DequantizeLinear", ["v", "vs"], ["g"], axis=1),
+        # onnxruntime fuses what is before a product to an operator that it does not have.
+        node("Relu", ["i"], ["j"]),
+        node("MatMul", ["j", "g"], ["y"]),
+    ],
+    {
+        "w": RNG.standard_normal((600, 24)).astype(ml_dtypes.float8_e4m3fn), "ws": scale(),
+        "hs": np.float32(0.5), "hz": np.zeros((), ml_dtypes.float8_e5m2),
+        "v": RNG.standard_normal((24, 6)).astype(ml_dtypes.float8_e5m2), "vs": scale(6),
+    },
+    {"x": np.float32},
+)  # fmt: skip
 TWO = (
     [node("MatMulInteger", ["x", "v", "z"], ["y"])],
     {"z": ZERO},
@@ -74,8 +92,8 @@ TWO = (
 
 @pytest.mark.parametrize(
     ("nodes", "weights", "inputs"),
-    [DYNAMIC, OPERATORS, WEIGHTS, TWO],
-    ids=["dynamic", "operators", "weights", "two"],
+    [DYNAMIC, OPERATORS, WEIGHTS, FLOATS, TWO],
+    ids=["dynamic", "operators", "weights", "floats", "two"],
 )
 def test_compiled(nodes: Any, weights: Any, inputs: Any, tmp_path: Path) -> None:
     shapes = {"x": ["rows", 600], "v": [600, "columns"]}

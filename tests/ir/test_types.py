@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from isthmus.ir import small_floats
 from isthmus.ir.dims import minimum, symbol
+from isthmus.ir.graph import TypeMismatch
 from isthmus.ir.sparse import NM, Blocks
 from isthmus.ir.types import (
     DType,
@@ -20,11 +21,13 @@ from isthmus.ir.types import (
     Packed,
     Padded,
     Panels,
+    Powers,
     SmallFloats,
     TensorType,
     parse_encoding,
     parse_type,
 )
+from isthmus.ops import rules
 
 seq = symbol("seq")
 dtypes = st.sampled_from(list(DType))
@@ -181,6 +184,27 @@ def test_halves() -> None:
     assert stored.nbytes == Halves().nbytes((2, 2), DType.F32) == 8
     np.testing.assert_array_equal(Halves().decode(stored, (2, 2)), plain)
     assert parse_encoding("halves") == Halves()
+
+
+def test_powers() -> None:
+    plain = np.asarray([[1.0, 0.125], [2.0**-126, 2.0**100]], np.float32)
+    stored = Powers().encode(plain)
+    assert stored.nbytes == Powers().nbytes((2, 2), DType.F32) == 4
+    np.testing.assert_array_equal(Powers().decode(stored, (2, 2)), plain)
+    assert parse_encoding("powers") == Powers()
+
+
+def test_what_is_only_stored() -> None:
+    stored = [d for d in DType if d.is_stored]
+    assert [str(d) for d in stored] == [
+        "f8e4m3", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e8m0", "f4e2m1"
+    ]  # fmt: skip
+    for dtype in stored:
+        assert dtype.is_float and dtype.is_narrow and not dtype.is_integer
+        assert dtype.bytes == dtype.numpy.itemsize == 1
+        assert DType.parse(str(dtype)) is DType.of(dtype.numpy) is dtype
+        with pytest.raises(TypeMismatch, match=f"nothing computes with {dtype}"):
+            rules.pointwise(TensorType(dtype, (2,)))
 
 
 def test_substitution_reaches_shapes_and_keeps_encodings() -> None:

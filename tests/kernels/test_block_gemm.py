@@ -29,15 +29,15 @@ def scratch(target: Target, depth: int) -> tuple[np.ndarray, ...]:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("columns", [1, 47, 48, 100])
 @pytest.mark.parametrize("scales", block_gemm.SCALES)
-def test_blocks_and_tails(bits: int, columns: int, scales: str, target: Target, compiled: Compiled) -> None:
-    call, width = compiled(block_gemm.kernel(target, bits, scales)), gemm.panel_width(target)
+def test_blocks_and_tails(bits: int, columns: int, scales: DType, target: Target, compiled: Compiled) -> None:
+    call, width = compiled(block_gemm.kernel(target, f"q{bits}", scales)), gemm.panel_width(target)
     rng = np.random.default_rng(columns)
     half = 1 << bits - 1
     for depth, block in ((8, 8), (64, 16), (96, 32), (128, 128), (40, None)):
         groups = depth // block if block else 1
         q = rng.integers(-half, half, (depth, columns)).astype(np.int8)
         q[:, 0], q[:, -1] = -half, half - 1
-        scale = rng.uniform(0.01, 0.1, (groups, columns)).astype(scales)
+        scale = rng.uniform(0.01, 0.1, (groups, columns)).astype(scales.numpy)
         bias = rng.standard_normal(columns).astype(np.float32)
         stored = (Nibbles(width) if bits == 4 else Interleaved(width, 4)).encode(q)
         operands = stored, Panels(width).encode(scale), Padded(width).encode(bias)
@@ -59,7 +59,7 @@ def test_blocks_and_tails(bits: int, columns: int, scales: str, target: Target, 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e33, -1e30, 1e-30, 1e-42, 0.0])
 def test_one_number_of_the_row(bits: int, value: float, target: Target, compiled: Compiled) -> None:
     """Beside ordinary numbers it is what it is, and nothing happens to rows without others."""
-    call, width = compiled(block_gemm.kernel(target, bits)), gemm.panel_width(target)
+    call, width = compiled(block_gemm.kernel(target, f"q{bits}")), gemm.panel_width(target)
     rng, depth, columns = np.random.default_rng(3), 128, 50
     half = 1 << bits - 1
     q = rng.integers(1, half, (depth, columns)).astype(np.int8)
@@ -79,21 +79,48 @@ def test_one_number_of_the_row(bits: int, value: float, target: Target, compiled
 
 
 @pytest.mark.parametrize("columns", [1, 48, 70])
-def test_floats_of_4_bits(columns: int, target: Target, compiled: Compiled) -> None:
-    call = compiled(block_gemm.kernel(target, 4, "float16", floats=True))
+@pytest.mark.parametrize("kind", ["e2m1", "e4m3", "e5m2"])
+@pytest.mark.parametrize("scales", block_gemm.SCALES)
+def test_floats_of_few_bits(
+    kind: str, columns: int, scales: DType, target: Target, compiled: Compiled
+) -> None:
+    call = compiled(block_gemm.kernel(target, kind, scales))
     width, rng = gemm.panel_width(target), np.random.default_rng(columns)
+    dtype = {"e2m1": DType.I8, "e4m3": DType.F8E4M3, "e5m2": DType.F8E5M2}[kind]
+    bits, floats = (4, True) if kind == "e2m1" else (8, False)
     for depth, block in ((16, 16), (96, 32), (64, 8)):
         q = from_codes(rng.integers(-8, 8, (depth, columns)).astype(np.int8))
-        scale = rng.uniform(0.01, 0.1, (depth // block, columns)).astype(np.float16)
+        if kind != "e2m1":
+            q = rng.normal(0, 0.1, (depth, columns)).astype(dtype.numpy)
+        encoding = SmallFloats(width) if kind == "e2m1" else Interleaved(width, 4)
+        scale = rng.uniform(0.01, 0.1, (depth // block, columns)).astype(scales.numpy)
         bias = rng.standard_normal(columns).astype(np.float32)
-        stored = SmallFloats(width).encode(q), Panels(width).encode(scale), Padded(width).encode(bias)
+        stored = encoding.encode(q), Panels(width).encode(scale), Padded(width).encode(bias)
         for rows in (1, 2, 9):
             x = rng.standard_normal((rows, depth)).astype(np.float32)
             y = np.full((rows, columns), GUARD, np.float32)
             sizes = depth, columns, block.bit_length() - 1, depth, columns
             call(x, *stored, y, *scratch(target, depth), *sizes, 0, rows, 0, -(-columns // width))
-            wanted = block_linear.reference(x, q, scale, bias, bits=4, floats=True)
+            wanted = block_linear.reference(x, q, scale, bias, bits=bits, floats=floats)
             np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [DType.F8E4M3, DType.F8E5M2])
+def test_every_float_of_8_bits(dtype: DType, target: Target, compiled: Compiled) -> None:
+    """Each finite code alone, exactly."""
+    call = compiled(block_gemm.kernel(target, str(dtype).removeprefix("f8"), DType.F8E8M0))
+    width = gemm.panel_width(target)
+    codes = np.arange(256, dtype=np.uint8).view(dtype.numpy)
+    codes = np.where(np.isfinite(codes), codes, np.zeros_like(codes))
+    q = np.zeros((8, 256), dtype.numpy)
+    q[5] = codes
+    scale = np.full((1, 256), 2.0, DType.F8E8M0.numpy)
+    encoded = (Interleaved(width, 4).encode(q), Panels(width).encode(scale))
+    for rows in (1, 3):
+        x, y = np.ones((rows, 8), np.float32), np.zeros((rows, 256), np.float32)
+        bias = np.zeros(-(-256 // width) * width, np.float32)
+        call(x, *encoded, bias, y, *scratch(target, 8), 8, 256, 3, 8, 256, 0, rows, 0, -(-256 // width))
+        np.testing.assert_array_equal(y, np.tile(2 * codes.astype(np.float32), (rows, 1)))
 
 
 def test_nibbles_are_read_back() -> None:
@@ -103,8 +130,8 @@ def test_nibbles_are_read_back() -> None:
     np.testing.assert_array_equal(Nibbles(16).decode(stored, (19, 50)), q)
 
 
-def test_there_are_no_other_bits(target: Target) -> None:
-    with pytest.raises(CompilerBug, match="2 bits"):
-        block_gemm.kernel(target, 2)
-    with pytest.raises(CompilerBug, match="floats of 8 bits"):
-        block_gemm.kernel(target, 8, floats=True)
+def test_there_are_no_other_kinds(target: Target) -> None:
+    with pytest.raises(CompilerBug, match="weights of q2"):
+        block_gemm.kernel(target, "q2")
+    with pytest.raises(CompilerBug, match="scales in f64"):
+        block_gemm.kernel(target, "q8", DType.F64)

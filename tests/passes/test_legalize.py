@@ -12,7 +12,7 @@ from isthmus.ir.types import DType, TensorType
 from isthmus.kernels import gemm
 from isthmus.ops.movement import full, transpose
 from isthmus.ops.nn import attention, linear, matmul, softmax
-from isthmus.ops.pointwise import add
+from isthmus.ops.pointwise import add, bitcast, cast
 from isthmus.passes.legalize.kernels import CheckKernels
 from isthmus.passes.legalize.widen import HEAVY
 from isthmus.passes.pipeline import run
@@ -69,3 +69,14 @@ def test_heavy_ops_of_f64_compute_in_f32_and_hand_on_f64(target: Target) -> None
     after = run(program((x,), add(scores, scores)), target)
     assert [v.dtype for _, v in after.main.outputs] == [DType.F64]
     assert {v.dtype for v in after.main.nodes() if v.op in HEAVY} == {DType.F32}
+
+
+def test_floats_that_c_does_not_have_are_no_inputs_and_outputs(target: Target) -> None:
+    x = graph_input("x", TensorType(DType.F8E5M2, (4,)))
+    with pytest.raises(ModelError) as caught:
+        run(program((x,), cast(x, dtype=DType.F8E4M3), bitcast(x, dtype=DType.U8)), target)
+    assert [(p.code, p.where) for p in caught.value.problems] == [
+        (Code.UNSUPPORTED_DTYPE, "input 'x'"),
+        (Code.UNSUPPORTED_DTYPE, "output 'y0'"),
+    ]
+    assert all("bitcast" in p.hint for p in caught.value.problems)

@@ -21,7 +21,7 @@ from isthmus.errors import IsthmusError
 from isthmus.frontends.onnx import read
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, Program
-from isthmus.onnx_backend import run_session, settings, settle
+from isthmus.onnx_backend import as_bits, run_session, settings, settle
 from isthmus.runtime import load
 
 Array = np.ndarray[Any, Any]
@@ -50,8 +50,14 @@ class Imported:
 
     def compare(self, got: Mapping[str, Array]) -> None:
         """Raises AssertionError unless every output is what it should be, at the test's own tolerance."""
-        outputs = [got[name] for name in self.expected]
+        outputs = [_as(got[name], wanted) for name, wanted in self.expected.items()]
         Runner.assert_similar_outputs(list(self.expected.values()), outputs, self.case.rtol, self.case.atol)
+
+
+def _as(array: Array, wanted: Any) -> Array:
+    """Bytes as the floats of 8 bits or 4 that were expected."""
+    is_bits = isinstance(wanted, np.ndarray) and "float" in wanted.dtype.name and array.dtype == np.uint8
+    return array.view(wanted.dtype) if is_bits else array
 
 
 @cache
@@ -116,7 +122,7 @@ def evaluated(case: Case) -> Outcome:
 
     def run() -> None:
         for each in imported(case):
-            each.compare(evaluate(each.program.main, each.arrays))
+            each.compare(evaluate(each.program.main, as_bits(each.arrays)))
 
     return outcome(run)
 
@@ -161,7 +167,7 @@ def _run(batch: Sequence[Imported], kernels: Path, target: str) -> dict[str, Out
         options = Options(verify=False, cache=kernels)
         bundle = compile_program(program, find_target(target), Path(folder), options)
         with load(bundle.path) as session:
-            got = run_session(session, arrays)
+            got = run_session(session, as_bits(arrays))
     found: dict[str, Outcome] = {}
     for each in batch:
         text = outcome(lambda each=each: each.compare(got))  # type: ignore[misc]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 from isthmus.ir.graph import Marker
 from isthmus.ir.rewrite import Match, Rule, named, scalar
 from isthmus.ir.types import DType
@@ -14,23 +16,27 @@ _INTEGERS = {
 }
 # Integers up to this size are exact.
 _EXACT_UP_TO = {DType.BF16: 1 << 8, DType.F16: 1 << 11, DType.F32: 1 << 24, DType.F64: 1 << 53}
+_SMALL = (DType.F8E4M3, DType.F8E5M2, DType.F8E4M3FNUZ, DType.F8E5M2FNUZ, DType.F4E2M1)
 _WIDER_FLOATS = {
     (DType.F16, DType.F32),
     (DType.BF16, DType.F32),
     (DType.F32, DType.F64),
     (DType.F16, DType.F64),
+    (DType.BF16, DType.F64),
+    *product(_SMALL, (DType.F16, DType.BF16, DType.F32, DType.F64)),
+    *product((DType.F8E8M0,), (DType.BF16, DType.F32, DType.F64)),
 }
 
 
 def exact(source: DType, target: DType) -> bool:
     """Whether every value of `source` is a value of `target`, bool being 0 and 1."""
-    if source is target or (source, target) in _WIDER_FLOATS or (source, target) == (DType.BF16, DType.F64):
+    if source is target or (source, target) in _WIDER_FLOATS:
         return True
     if source.is_float or target is DType.BOOL:
         return False
     low, high = _INTEGERS[source]
     if target.is_float:
-        return max(-low, high) <= _EXACT_UP_TO[target]
+        return max(-low, high) <= _EXACT_UP_TO.get(target, 0)
     least, most = _INTEGERS[target]
     return least <= low and high <= most
 

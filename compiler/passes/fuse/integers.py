@@ -18,6 +18,7 @@ from isthmus.passes.constants import is_constant
 from isthmus.passes.integers import (
     MOVES,
     block_matrix,
+    float_blocks,
     integer_matrix,
     is_block_matrix,
     is_integer_matrix,
@@ -33,7 +34,7 @@ from isthmus.target import Target
 @dataclass(frozen=True, slots=True)
 class KeepIntegers:
     """Products of bytes with constant matrices become `matmul(dequantize(q, s[, z]), integer matrix)`, those
-    of other rows with matrices in blocks `matmul(x, block matrix)`.
+    of other rows with matrices in blocks, or of floats of 8 bits, `matmul(x, block matrix)`.
 
     Said so already (QDQ), only the matrix changes: its zero points and transpositions are computed now. What
     is said as sums of integers that are scaled, `f32((q - z) @ (w - v) [+ bias]) * scale`, is the same.
@@ -70,6 +71,7 @@ def _product(product: Value) -> Value | None:
     if is_integer_matrix(w) or is_block_matrix(w):
         return None
     matrix = integer_matrix(w) if is_integer_rows(x) else block_matrix(w)
+    matrix = float_blocks(w) if matrix is None else matrix
     return None if matrix is None else matmul(x, matrix, loc=product.loc)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from isthmus.ir.dims import Shape
-from isthmus.ir.graph import Program, Value, constant, weight_of
+from isthmus.ir.graph import Attr, Program, Value, constant, weight_of
 from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.small_floats import are_numbers
 from isthmus.ir.types import Array, DType
@@ -22,6 +22,7 @@ from isthmus.passes.constants import array_of, is_constant, name_of, weight_from
 from isthmus.passes.integers import (
     MOVES,
     block_matrix,
+    fits_e8m0,
     fits_f16,
     is_block_matrix,
     is_integer_product,
@@ -125,20 +126,31 @@ def _block_linear(node: Value, new: Value) -> Value | None:
     if matrix is None:
         return None
     q, scale = matrix.args[0].args
+    storage = _storage(array_of(q))
+    if storage is None:
+        return None
     flat = weight_from(reshape(q, shape=matrix.shape), f"{name_of(q)}.flat")
     scales = reshape(scale, shape=(scale.shape[0], scale.shape[2]))
-    if fits_f16(array_of(scale)):
-        scales = cast(scales, dtype=DType.F16)
+    numbers = array_of(scale)
+    if fits_e8m0(numbers) or fits_f16(numbers):
+        scales = cast(scales, dtype=DType.F8E8M0 if fits_e8m0(numbers) else DType.F16)
     scales = weight_from(scales, f"{name_of(q)}.scales")
-    found, (low, high) = array_of(q), limits(DType.I8, 4)
-    whole = bool(low <= found.min() and found.max() <= high)
-    floats = not whole and are_numbers(found)
-    bits = 4 if whole or floats else 8
-    total = block_linear(x, flat, scales, bias, bits=bits, floats=floats, loc=new.loc)
+    total = block_linear(x, flat, scales, bias, loc=new.loc, **storage)
     for added in residual:
         total = add(total, added, loc=new.loc)
     activation = new.attr("activation")
     return total if activation == "none" else ACTIVATIONS[activation](total, loc=new.loc)
+
+
+def _storage(q: Array) -> dict[str, Attr] | None:
+    """In how few bits the kernel can have `q`, as attributes of the product; None: it cannot."""
+    if q.dtype != np.int8:
+        # It knows numbers only.
+        return {} if bool(np.isfinite(q).all()) else None
+    low, high = limits(DType.I8, 4)
+    whole = bool(low <= q.min() and q.max() <= high)
+    floats = not whole and are_numbers(q)
+    return {"bits": 4 if whole or floats else 8, "floats": floats}
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from isthmus.errors import Code, ModelError, Problem
-from isthmus.ir.graph import Program, Value
+from isthmus.ir.graph import Graph, Program, Value
 from isthmus.ir.rewrite import Rule, Watch
 from isthmus.ir.sparse import Blocks
 from isthmus.ir.types import DType, Interleaved, Panels
@@ -31,9 +31,18 @@ class CheckKernels:
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
         problems = [p for graph in program.graphs for node in graph.nodes() for p in _problems(node, target)]
+        problems += [p for graph in program.graphs for p in _ports(graph)]
         if problems:
             raise ModelError(problems)
         return program
+
+
+def _ports(graph: Graph) -> Iterator[Problem]:
+    ports = [(f"input {v.attr('name')!r}", v) for v in graph.inputs]
+    for name, value in (*ports, *((f"output {name!r}", v) for name, v in graph.outputs)):
+        if value.dtype.is_stored:
+            text = f"{value.dtype} has no type in the interface of bundles"
+            yield Problem(Code.UNSUPPORTED_DTYPE, text, name, "let its bits travel: bitcast it from or to u8")
 
 
 def _problems(node: Value, target: Target) -> Iterator[Problem]:

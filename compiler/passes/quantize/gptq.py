@@ -32,7 +32,7 @@ def round_by_gptq(w: Array, scheme: Scheme, gram: Array) -> Integers:
     factor = np.linalg.cholesky(inverse).T
     left = w[order].astype(np.float64)
     grid = fit(w, scheme, np.diag(gram))
-    q = np.zeros(w.shape, np.int8 if grid.zero is None else np.uint8)
+    q = np.zeros(w.shape, grid.dtype.numpy)
     for start in range(0, depth, BLOCK):
         stop = min(start + BLOCK, depth)
         errors = np.zeros((stop - start, w.shape[1]))

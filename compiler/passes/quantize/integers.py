@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
 from isthmus.ir import small_floats
-from isthmus.ir.types import Array
-from isthmus.passes.quantize.options import Scheme
+from isthmus.ir.types import Array, DType
+from isthmus.passes.quantize.options import Format, Scheme
 
+Element: TypeAlias = Literal["integer", "e2m1", "e4m3", "e5m2"]
 # Parts of the full range that are tried for 4 bits: without the few largest numbers all others are finer.
 REACHES_4_BITS = tuple(sign * (1 - 0.025 * i) for i in range(17) for sign in (1, -1))
 REACHES_8_BITS = (1.0,)
@@ -18,8 +20,27 @@ REACHES_8_BITS = (1.0,)
 REACHES_E4M3 = (*(1 - 0.025 * i for i in range(17)), 1.25, 1.5)
 # Powers of two: the one the specification takes, at which numbers may be cut off, and the next.
 REACHES_E8M0 = (1.0, 2.0)
-# The largest number of E2M1, the power of two it holds, and the largest number of E4M3.
-_E2M1_MOST, _E2M1_EXPONENT, _E4M3_MOST = 6, 2, 448
+# Parts of the whole range of a float, which is finer below each power of two: what is scaled shifts that.
+REACHES_FP8 = tuple(2.0 ** (-i / 8) for i in range(8))
+# The largest number of each kind of float.
+MOST: Mapping[Element, int] = {"e2m1": 6, "e4m3": 448, "e5m2": 57344}
+_DTYPES: Mapping[Element, DType] = {
+    "integer": DType.I8,
+    "e2m1": DType.I8,
+    "e4m3": DType.F8E4M3,
+    "e5m2": DType.F8E5M2,
+}
+# What the numbers of each format are.
+_ELEMENTS: Mapping[Format, Element] = {
+    "integer": "integer",
+    "fp8-e4m3": "e4m3",
+    "fp8-e5m2": "e5m2",
+    "mxfp8": "e4m3",
+    "mxfp4": "e2m1",
+    "nvfp4": "e2m1",
+}
+# Powers of two that are scales stay normal numbers of f32, also when halved.
+_LEAST_EXPONENT = -125
 # A scale in f16 is neither zero nor infinite.
 _LEAST, _MOST = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
 
@@ -28,24 +49,32 @@ _LEAST, _MOST = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max
 class Grid:
     """The numbers a matrix [K, N] may be made of: low..high, less the zero point, times the scale.
 
-    scale and zero are [K/g, 1, N] for groups of g, and [N] for whole columns; no zero: symmetric. `floats`:
-    only those numbers that floats of 4 bits have (`ir.small_floats`).
+    scale and zero are [K/g, 1, N] for groups of g, and [N] for whole columns; no zero: symmetric. `element`:
+    only those numbers that floats of 8 bits have, or twice those of 4 bits (`ir.small_floats`).
     """
 
     scale: Array
     zero: Array | None
     low: int
     high: int
-    floats: bool = False
+    element: Element = "integer"
+
+    @property
+    def dtype(self) -> DType:
+        """What the numbers are stored in."""
+        return _DTYPES[self.element] if self.zero is None else DType.U8
 
     def integers(self, w: Array) -> Array:
-        """`w`, arranged as the scales want it, to the nearest integers: i8, or u8 with a zero point."""
-        if self.floats:
+        """`w`, arranged as the scales want it, to the nearest of these numbers, which are of `dtype`."""
+        if self.element == "e2m1":
             return small_floats.nearest(np.asarray(w / self.scale, np.float32))
+        if self.element != "integer":
+            # What is beyond the largest number would be NaN or infinite.
+            return np.clip(w / self.scale, self.low, self.high).astype(self.dtype.numpy)
         whole = np.rint(w / self.scale)
         if self.zero is not None:
             whole = whole + self.zero
-        return np.clip(whole, self.low, self.high).astype(np.int8 if self.zero is None else np.uint8)
+        return np.clip(whole, self.low, self.high).astype(self.dtype.numpy)
 
     def numbers(self, q: Array) -> Array:
         """What `q` stands for, in f32."""
@@ -116,28 +145,35 @@ def _reaches(scheme: Scheme) -> tuple[float, ...]:
     match scheme.format:
         case "integer":
             return REACHES_4_BITS if scheme.bits == 4 else REACHES_8_BITS
-        case "mxfp4":
+        case "fp8-e4m3" | "fp8-e5m2":
+            return REACHES_FP8
+        case "mxfp8" | "mxfp4":
             return REACHES_E8M0
         case "nvfp4":
             return REACHES_E4M3
 
 
 def _grid_of_floats(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:
-    """Numbers of E2M1, which are twice what they stand for: that is half the scale."""
+    """Numbers of E2M1 are twice what they stand for: that is half the scale."""
+    element = _ELEMENTS[scheme.format]
+    most, times = MOST[element], 2 if element == "e2m1" else 1
     largest = np.max(np.abs(parts), axis, keepdims=True, initial=0)
-    if scheme.format == "mxfp4":
+    if scheme.format in ("mxfp8", "mxfp4"):
         # OCP MX 1.0, section 6.3: the largest power of two in a group, less that of the largest number.
         # The exponent of a product of a float is exact; what has none is all zeros.
-        exponent = np.frexp(np.where(largest > 0, largest, 1))[1] - 1 - _E2M1_EXPONENT
-        scale = np.ldexp(np.float32(reach / 2), exponent)
+        exponent = np.frexp(np.where(largest > 0, largest, 1))[1] - 1 - int(np.log2(most))
+        scale = np.ldexp(np.float32(reach / times), np.maximum(exponent, _LEAST_EXPONENT))
+    elif scheme.format == "nvfp4":
+        whole = float(largest.max(initial=0)) / (most * MOST["e4m3"])
+        tensor = np.float32(2.0 ** np.ceil(np.log2(whole))) if whole else np.float32(1)
+        wanted = np.minimum(largest * np.float32(reach / most) / tensor, MOST["e4m3"])
+        scale = wanted.astype(DType.F8E4M3.numpy).astype(np.float32) * (tensor / 2)
     else:
-        most = float(largest.max(initial=0)) / (_E2M1_MOST * _E4M3_MOST)
-        tensor = np.float32(2.0 ** np.ceil(np.log2(most))) if most else np.float32(1)
-        wanted = np.minimum(largest * np.float32(reach / _E2M1_MOST) / tensor, _E4M3_MOST)
-        scale = wanted.astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * (tensor / 2)
+        # Scales in f16 are too large for numbers that use up what E5M2 reaches further.
+        scale = _stored(largest * np.float32(1 / (MOST["e4m3"] * reach)), scheme)
     # A group that is too small for a scale is all zeros at any.
     scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-    return Grid(scale, None, -small_floats.MOST, small_floats.MOST, True)
+    return Grid(scale if scheme.group else scale[0], None, -most * times, most * times, element)
 
 
 def _grid(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:

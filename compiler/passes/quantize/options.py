@@ -14,7 +14,7 @@ Bits: TypeAlias = Literal[8, 4]
 Activations: TypeAlias = Literal["float", "dynamic", "static"]
 Method: TypeAlias = Literal["round", "gptq", "awq"]
 Attention: TypeAlias = Literal["bf16", "f32"]
-Format: TypeAlias = Literal["integer", "mxfp4", "nvfp4"]
+Format: TypeAlias = Literal["integer", "fp8-e4m3", "fp8-e5m2", "mxfp8", "mxfp4", "nvfp4"]
 Observer: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
 GROUPS = (32, 64, 128)
@@ -27,8 +27,9 @@ class Scheme:
     `group`: that many elements of a column share a scale, in f16; 0: a whole column does, in f32.
     `activations`: float, or integers of 8 bits with a scale for each row found at run time (dynamic) or
     with one from calibration (static). `symmetric`: no zero points, of the matrix and of static rows.
-    `format`: integers, or in 4 bits floats (E2M1): with powers of two as scales (mxfp4, in groups of 32), or
-    with scales that are floats of 8 bits (E4M3) times a power of two for the whole matrix (nvfp4, of 16).
+    `format`: integers, or floats. In 8 bits E4M3 or E5M2 with scales like those of integers (fp8-e4m3,
+    fp8-e5m2), or E4M3 with powers of two (mxfp8, in groups of 32). In 4 bits E2M1 with powers of two (mxfp4,
+    of 32), or with scales that are E4M3 times a power of two for the whole matrix (nvfp4, of 16).
     """
 
     bits: Bits = 8
@@ -39,7 +40,9 @@ class Scheme:
 
     def __str__(self) -> str:
         if self.format != "integer":
-            return f"{self.format}-a{self.activations}"
+            usual = SCHEMES.get(self.format)
+            group = "" if usual is not None and usual.group == self.group else f"-g{self.group}"
+            return f"{self.format}{group}-a{self.activations}"
         group = f"-g{self.group}" if self.group else ""
         return f"w{self.bits}{group}-a{self.activations}{'' if self.symmetric else '-asymmetric'}"
 
@@ -55,6 +58,10 @@ SCHEMES: Mapping[str, Scheme | None] = {
     "int4": Scheme(4, group=32),
     **{f"int4-g{group}": Scheme(4, group=group) for group in GROUPS},
     "int4-dynamic": Scheme(4, group=32, activations="dynamic"),
+    # The range of floats makes up for what few scales cannot follow.
+    "fp8-e4m3": Scheme(group=128, format="fp8-e4m3"),
+    "fp8-e5m2": Scheme(group=128, format="fp8-e5m2"),
+    "mxfp8": Scheme(group=32, format="mxfp8"),
     "mxfp4": Scheme(4, group=32, format="mxfp4"),
     "nvfp4": Scheme(4, group=16, format="nvfp4"),
 }
@@ -151,12 +158,13 @@ def _scheme_problem(scheme: Scheme | str) -> Problem | None:
     if scheme.bits not in get_args(Bits) or scheme.group < 0:
         text = f"{scheme.bits} bits in groups of {scheme.group}: bits are 8 or 4, groups positive"
         return Problem(Code.BAD_OPTION, text, "Quantization")
-    if scheme.format != "integer" and (scheme.bits, scheme.symmetric) != (4, True):
-        text = f"{scheme.format} has 4 bits and no zero points"
+    if (wrong := _choice_problem("format", scheme.format, get_args(Format))) is not None:
+        return wrong
+    usual = SCHEMES.get(scheme.format)
+    if usual is not None and (scheme.bits, scheme.symmetric) != (usual.bits, True):
+        text = f"{scheme.format} has {usual.bits} bits and no zero points"
         return Problem(Code.BAD_OPTION, text, "Quantization")
-    return _choice_problem("activations", scheme.activations, get_args(Activations)) or _choice_problem(
-        "format", scheme.format, get_args(Format)
-    )
+    return _choice_problem("activations", scheme.activations, get_args(Activations))
 
 
 def _choice_problem(option: str, value: str, known: tuple[str, ...]) -> Problem | None:

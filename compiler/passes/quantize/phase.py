@@ -9,14 +9,14 @@ import numpy as np
 
 from isthmus.ir.graph import Graph, Program, Value, constant, use_counts, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.types import Array, DType, Encoding, Halves, Packed, SmallFloats
+from isthmus.ir.types import Array, DType, Encoding, Halves, Packed, Powers, SmallFloats
 from isthmus.ir.weights import Weight
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import attention, layer_norm, linear
 from isthmus.ops.pointwise import mul
 from isthmus.ops.quantize import dequantize, quantize, row_scale
 from isthmus.passes.constants import array_of, is_constant
-from isthmus.passes.integers import fits_f16
+from isthmus.passes.integers import fits_e8m0, fits_f16
 from isthmus.passes.quantize.layers import Layer, layers_of
 from isthmus.passes.quantize.recipe import LayerRecipe, Recipe, weight_name
 from isthmus.passes.steps import Pass
@@ -112,15 +112,21 @@ def _rows(x: Value, recipe: LayerRecipe, name: str) -> Value:
 def _matrix(layer: Layer, recipe: LayerRecipe) -> Value:
     scheme, grid, name = recipe.scheme, recipe.matrix.grid, weight_name(layer)
     packed: Encoding | None = Packed(scheme.bits) if scheme.bits < 8 else None
-    if grid.floats:
+    if grid.element == "e2m1":
         packed = SmallFloats()
     q = _weight(f"{name}.q{scheme.bits}", recipe.matrix.q, packed)
-    halves = scheme.group and fits_f16(grid.scale)
-    parts = [_weight(f"{name}.scale", grid.scale, Halves() if halves else None)]
+    parts = [_weight(f"{name}.scale", grid.scale, _scales(grid.scale) if scheme.group else None)]
     if grid.zero is not None:
         parts.append(_weight(f"{name}.zero", grid.zero, packed))
     whole = dequantize(q, *parts, loc=layer.matrix.loc)
     return reshape(whole, shape=layer.matrix.shape, loc=layer.matrix.loc) if scheme.group else whole
+
+
+def _scales(scale: Array) -> Encoding | None:
+    """How scales of groups take least."""
+    if fits_e8m0(scale):
+        return Powers()
+    return Halves() if fits_f16(scale) else None
 
 
 def _weight(name: str, array: Array, encoding: Encoding | None) -> Value:

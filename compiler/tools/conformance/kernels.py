@@ -10,9 +10,9 @@ import numpy as np
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Value, constant, weight_of
 from isthmus.ir.small_floats import from_codes
-from isthmus.ir.types import DType
+from isthmus.ir.types import Array, DType
 from isthmus.ops import lines, movement, nn, pointwise, ragged, reduce
-from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
+from isthmus.ops.integer import BLOCK_SCALES, BLOCK_TYPES, block_linear, integer_linear, quantize_rows
 from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
 from isthmus.passes.sparsify.patterns import BLOCKS
@@ -252,6 +252,7 @@ def _bytes() -> Iterator[Case]:
             yield maker.case(quantize_rows(x, scale, point))
     yield from _sparse_bytes()
     yield from _blocks()
+    yield from _small_floats()
     maker = Maker("bytes", "row_scale of rows, zeros among them")
     x, none = maker.floats("f32[b,n,19]", -9, 9), maker.floats("f32[b,1,1]", 0, 0)
     yield maker.case(row_scale(movement.concat(x, pointwise.mul(x, none), axis=1)), 0.0)
@@ -276,15 +277,16 @@ def _sparse_bytes() -> Iterator[Case]:
 
 def _blocks() -> Iterator[Case]:
     """Weights of few bits in blocks, one row and several, whole panels and parts of them."""
-    kinds = ((4, False), (8, False), (4, True))
-    for (bits, floats), dtype in product(kinds, (DType.F32, DType.F16)):
+    for kind, dtype in product(("4 bits", "8 bits", "floats of 4 bits", *BLOCK_TYPES[1:]), BLOCK_SCALES):
+        bits, floats = 4 if str(kind).endswith("4 bits") else 8, kind == "floats of 4 bits"
         for rows, k, block, n in (("1", 64, 16, 48), ("n,b", 32, 8, 5), ("1", 256, 128, 70)):
-            kind = "floats of 4 bits" if floats else f"{bits} bits"
             name = f"block_linear {kind} [{rows},{k}] x {n} by {block}, scales in {dtype}"
             maker = Maker("blocks", name)
             least, most = limits(DType.I8, bits)
             numbers = np.arange(k * n, dtype=np.int64).reshape(k, n) * 7919 % (most - least + 1) + least
             q = from_codes(numbers.astype(np.int8)) if floats else numbers.astype(np.int8)
+            if isinstance(kind, DType):
+                q = _finite(numbers, kind)
             scales = np.concatenate([maker.scales(n) for _ in range(k // block)]).reshape(-1, n)
             operands = (
                 constant(f"{maker.name} q", q),
@@ -293,6 +295,26 @@ def _blocks() -> Iterator[Case]:
             )
             x = maker.floats(f"f32[{rows},{k}]")
             yield maker.case(block_linear(x, *operands, bits=bits, floats=floats), SUM)
+
+
+def _small_floats() -> Iterator[Case]:
+    """Floats of 8 bits and 4 from f32 and to it, by their bits."""
+    for dtype in (d for d in DType if d.is_stored):
+        maker = Maker("small floats", f"f32 to {dtype}")
+        # E8M0 has no sign.
+        x = pointwise.absolute(maker.floats("f32[b,n,19]", -7, 7))
+        if dtype is not DType.F8E8M0:
+            x = pointwise.sub(x, maker.floats("f32[19]", 0, 4))
+        yield maker.case(pointwise.bitcast(pointwise.cast(x, dtype=dtype), dtype=DType.U8))
+        maker = Maker("small floats", f"{dtype} to f32")
+        codes = maker.integers("u8[b,n,19]", 0, 15 if dtype is DType.F4E2M1 else 255)
+        yield maker.case(pointwise.cast(pointwise.bitcast(codes, dtype=dtype), dtype=DType.F32), 0.0)
+
+
+def _finite(numbers: Array, dtype: DType) -> Array:
+    """Codes as floats of 8 bits; 0 for those that stand for no number."""
+    codes = numbers.astype(np.int8).view(dtype.numpy)
+    return np.where(np.isfinite(codes), codes, np.zeros_like(codes))
 
 
 def _steps() -> Iterator[Case]:

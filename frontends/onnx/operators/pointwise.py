@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.frontends.onnx.operators.small_floats import cast_to
 from isthmus.ir.graph import Op
 from isthmus.ir.types import DType
 from isthmus.ops import pointwise as ops
@@ -64,16 +65,14 @@ def modulo(node: Node) -> Tensor:
 
 
 def cast(node: Node) -> Tensor:
-    node.ignore("saturate", "round_mode")  # they concern 8-bit floats
     x = node[0]
     if not node.has("to"):
         raise node.error(Code.INVALID_GRAPH, "Cast without the attribute 'to'")
-    return node.b.cast(x, node.dtype("to", x.dtype))
+    return cast_to(node, x, node.dtype("to", x.dtype))
 
 
 def cast_like(node: Node) -> Tensor:
-    node.ignore("saturate", "round_mode")
-    return node.b.cast(node[0], node[1].dtype)
+    return cast_to(node, node[0], node[1].dtype)
 
 
 def clip(node: Node) -> Tensor:

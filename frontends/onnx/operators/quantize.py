@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 from isthmus.errors import Code
 from isthmus.frontends.onnx.builder import Tensor
 from isthmus.frontends.onnx.node import Importer, Node
+from isthmus.frontends.onnx.operators.small_floats import stored
 from isthmus.frontends.onnx.tensors import NARROW, dtype_of
 from isthmus.ir.graph import weight_of
 from isthmus.ir.types import DType, TensorType
@@ -17,11 +20,22 @@ from isthmus.ops.quantize import dequantize, quantize, step
 
 
 def quantize_linear(node: Node) -> Tensor:
-    node.ignore("saturate", "precision")
+    node.ignore("precision")
     x, scale, zero = node[0], node[1], node.get(2)
     bits, dtype = _wanted(node, zero)
+    if dtype.is_stored:
+        return _to_floats(node, x, scale, dtype)
+    node.ignore("saturate")
     x = x if x.dtype.is_float else node.b.cast(x, DType.F32)
     return quantized(node, x, scale, zero, dtype, *_along(node, x), bits=bits)
+
+
+def _to_floats(node: Node, x: Tensor, scale: Tensor, dtype: DType) -> Tensor:
+    """x / scale, in f32, as floats of 8 bits or 4; their zero points are zero."""
+    wide, (step_,) = _laid_out(node, x, scale, None, *_along(node, x))
+    quotient = node.b.op(pointwise.div, node.b.cast(wide, DType.F32), node.b.cast(step_, DType.F32))
+    found = stored(node, quotient, dtype, node.integer("saturate", 1) != 0)
+    return node.b.reshape(found, x.shape)
 
 
 def _wanted(node: Node, zero: Tensor | None) -> tuple[int, DType]:
@@ -78,8 +92,25 @@ def dequantized(
     node: Node, q: Tensor, scale: Tensor, zero: Tensor | None, axis: int = 0, block: int = 0
 ) -> Tensor:
     """(q - zero) * scale, scales along `axis`, each for `block` elements if that is not 0."""
+    if scale.dtype.is_stored:
+        scale = node.b.cast(scale, DType.F32)
     wide, params = _laid_out(node, q, scale, zero, axis, block)
+    if q.dtype.is_stored and not _has_kernels(node, q, zero):
+        floats = [node.b.cast(t, DType.F32) for t in (wide, *params)]
+        distance = node.b.op(pointwise.sub, floats[0], floats[2]) if zero is not None else floats[0]
+        result = node.b.cast(node.b.op(pointwise.mul, distance, floats[1]), scale.dtype)
+        return node.b.reshape(result, q.shape)
+    params = params[:1] if q.dtype.is_stored else params
     return node.b.reshape(node.b.op(dequantize, wide, *params), q.shape)
+
+
+def _has_kernels(node: Node, q: Tensor, zero: Tensor | None) -> bool:
+    """Whether small floats are a weight of numbers, which products may take as they are."""
+    point = node.b.known(zero) if zero is not None else np.zeros(1)
+    if point is None or point.any():
+        return False
+    weight = weight_of(q.value) if q.value is not None else None
+    return weight is not None and bool(np.isfinite(weight.read()).all())
 
 
 def _laid_out(

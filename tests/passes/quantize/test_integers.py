@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -33,18 +35,32 @@ def test_every_number_is_half_a_step_off_unless_cut(scheme: Scheme, symmetric: b
         assert (grid.scale == grid.scale.astype(np.float16)).all()
 
 
-@pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
+FLOATS = {
+    "mxfp4": ml_dtypes.float4_e2m1fn,
+    "nvfp4": ml_dtypes.float4_e2m1fn,
+    "mxfp8": ml_dtypes.float8_e4m3fn,
+    "fp8-e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8-e5m2": ml_dtypes.float8_e5m2,
+}
+
+
+@pytest.mark.parametrize("name", FLOATS)
 def test_floats_are_the_nearest_of_all(name: str) -> None:
     scheme = SCHEMES[name]
     assert scheme is not None
+    scheme = replace(scheme, group=min(scheme.group, 32))
     made = round_to_grid(W, scheme)
     parts, scale = W.reshape(-1, scheme.group, 10), made.grid.scale
-    values = np.arange(16).astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
-    nearest = np.min(np.abs(values * (2 * scale[..., None]) - parts[..., None]), -1)
+    codes = np.arange(1 << scheme.bits).astype(np.uint8).view(FLOATS[name])
+    values = codes.astype(np.float32)[np.isfinite(codes.astype(np.float32))]
+    once = 2 if scheme.bits == 4 else 1
+    nearest = np.min(np.abs(values * (once * scale[..., None]) - parts[..., None]), -1)
     np.testing.assert_allclose(np.abs(made.grid.numbers(made.q) - parts), nearest, atol=1e-6)
-    # Half of a power of two, or half of a float of 8 bits times one for all.
-    if name == "mxfp4":
+    # A power of two, or half of one; a number of f16; half of a float of 8 bits times one for all.
+    if name.startswith("mx"):
         assert (np.frexp(scale)[0] == 0.5).all()
+    elif name.startswith("fp8"):
+        assert (scale.astype(np.float16) == scale).all()
     else:
         tensor = 2.0 ** np.ceil(np.log2(np.abs(W).max() / (6 * 448)))
         exact = 2 * scale / tensor
@@ -59,6 +75,15 @@ def test_the_scale_of_the_specification_or_the_next() -> None:
     w[32] = 7
     scale = round_to_grid(w, Scheme(4, 32, format="mxfp4")).grid.scale.reshape(-1)
     np.testing.assert_array_equal(2 * scale, [2, 1])
+
+
+def test_a_float_of_8_bits_saturates_or_takes_the_next_scale() -> None:
+    """450 is cut off to 448 with scale 1; 470 is nearer to 480 with scale 2."""
+    w = np.zeros((64, 1), np.float32)
+    w[0], w[32] = 450, 470
+    made = round_to_grid(w, Scheme(8, 32, format="mxfp8"))
+    np.testing.assert_array_equal(made.grid.scale.reshape(-1), [1, 2])
+    np.testing.assert_array_equal(made.matrix(w.shape)[[0, 32], 0], [448, 480])
 
 
 def test_tiny_groups_of_floats_are_zeros() -> None:

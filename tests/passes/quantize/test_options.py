@@ -32,6 +32,14 @@ def test_what_is_written_into_bundles() -> None:
     asked = Quantization("int4", {"*/q": "f32"}, method="gptq", smooth=0.5, correct_bias=True, protect=False)
     assert str(asked) == "int4 */q:f32 gptq smooth:0.5 correct-bias unprotected"
     assert str(Quantization(Scheme(4, 64, "dynamic", symmetric=False))) == "w4-g64-adynamic-asymmetric"
+    assert str(Quantization(Scheme(4, 32, format="mxfp4"))) == "mxfp4-afloat"
+    assert str(Quantization(Scheme(8, 64, format="fp8-e4m3"))) == "fp8-e4m3-g64-afloat"
+
+
+def test_floats_have_their_bits_and_no_zero_points() -> None:
+    for wrong in (Scheme(4, 32, format="mxfp8"), Scheme(8, 32, symmetric=False, format="fp8-e4m3")):
+        with pytest.raises(ModelError, match="has 8 bits and no zero points"):
+            Quantization(wrong)
 
 
 def test_wrong_options_are_all_told() -> None:

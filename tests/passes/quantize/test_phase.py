@@ -14,7 +14,7 @@ from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program
 from isthmus.ir.printer import show
 from isthmus.ir.store import dump
-from isthmus.ir.types import Array, DType, Packed
+from isthmus.ir.types import Array, DType, Halves, Packed, Powers
 from isthmus.ir.verify import check
 from isthmus.ops.text import load, parse
 from isthmus.passes import pipeline
@@ -127,15 +127,35 @@ def test_floats_of_4_bits_stay_so_to_the_end(name: str) -> None:
     legal = pipeline.run(feed_forward(), TARGET, quantize=(Quantize(recipe_of(name)),))
     stored = [w for graph in (made, legal) for w in graph.main.weights() if "e2m1" in str(w.type.encoding)]
     assert len(stored) == 4 and all(w.stored().nbytes == WIDTH * INNER // 2 for w in stored)
-    scales = [w for w in legal.main.weights() if w.type.dtype is DType.F16]
-    assert len(scales) == 2
+    scales = [w for w in legal.main.weights() if w.type.dtype in (DType.F16, DType.F8E8M0)]
+    wanted = DType.F8E8M0 if name == "mxfp4" else DType.F16
+    assert [w.type.dtype for w in scales] == [wanted] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("fp8-e4m3", DType.F8E4M3), ("fp8-e5m2", DType.F8E5M2), ("mxfp8", DType.F8E4M3)],
+)
+def test_floats_of_8_bits_stay_so_to_the_end(name: str, dtype: DType) -> None:
+    # The narrower matrix has columns of fewer numbers than the usual group.
+    scheme = replace(SCHEMES[name], group=32)
+    made = quantized(feed_forward(), Quantization(scheme))
+    recipe = make_recipe(feed_forward(), Quantization(scheme))
+    legal = pipeline.run(feed_forward(), TARGET, quantize=(Quantize(recipe),))
+    for graph in (made, legal):
+        stored = [w for w in graph.main.weights() if w.type.dtype is dtype]
+        assert [w.stored().nbytes for w in stored] == [WIDTH * INNER] * 2
+    assert sum(v.op.name == "block_linear" for v in legal.main.nodes()) == 2
+    scales = [w for w in made.main.weights() if isinstance(w.type.encoding, Halves | Powers)]
+    each = 1 if name == "mxfp8" else 2
+    assert [w.stored().nbytes for w in scales] == [each * WIDTH * INNER // 32] * 2
 
 
 def recipe_of(name: str) -> Recipe:
     return make_recipe(feed_forward(), Quantization(name))
 
 
-@pytest.mark.parametrize("name", ["int4", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("name", ["int4", "mxfp8", "mxfp4", "nvfp4"])
 def test_dumps_keep_how_integers_are_stored(name: str, tmp_path: Path) -> None:
     made = quantized(feed_forward(), Quantization(name))
     again = load(dump(made, tmp_path, "3-quantize"))
@@ -145,8 +165,9 @@ def test_dumps_keep_how_integers_are_stored(name: str, tmp_path: Path) -> None:
 
 def test_a_matrix_in_integers_runs_through_the_whole_pipeline() -> None:
     program = feed_forward()
-    for name in ("int8", "int8-static", "int4", "int8-g64", "mxfp4", "nvfp4"):
-        recipe = make_recipe(program, Quantization(name), statistics(program))
+    fp8 = (replace(SCHEMES[name], group=group) for name in ("fp8-e4m3", "fp8-e5m2") for group in (64, 0))
+    for scheme in ("int8", "int8-static", "int4", "int8-g64", "mxfp8", "mxfp4", "nvfp4", *fp8):
+        recipe = make_recipe(program, Quantization(scheme), statistics(program))
         made = pipeline.run(program, TARGET, quantize=(Quantize(recipe),), verify="each")
         meant = Quantize(recipe)(program, TARGET, lambda _: None)
         np.testing.assert_allclose(answer(made), answer(meant), rtol=0.05, atol=0.05)
