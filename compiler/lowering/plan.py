@@ -186,6 +186,16 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A batch that may be computed a few items at a time: `dim` is how many there are, `rows` are those of one
+    item in each chain of rows, and `block` is how many of them a thread takes at a time."""
+
+    dim: str
+    rows: Shape
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One entry point, ready to be written as C."""
 
@@ -197,6 +207,7 @@ class Plan:
     stages: tuple[Stage, ...]
     memory: Memory
     sites: tuple[str, ...]
+    parts: Parts | None = None
 
     def calls(self) -> tuple[Call, ...]:
         return tuple(call for stage in self.stages for call in stage.calls)
