@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from isthmus.codegen import c_text, timing
 from isthmus.codegen.c_stages import StageWriter
@@ -231,19 +231,15 @@ class EntryWriter:
         return whole if parts is None else f"{whole}\n{self._run_parts(parts)}"
 
     def _run_parts(self, parts: Parts) -> str:
-        """The function that hands `run_part` so many items that each thread has a block of rows, one at least."""
+        """The function that hands `run_part` so many items that each thread has a block of rows, or one."""
         batch, rows = self.dim_names[parts.dim], "1"
         for each in parts.rows:
             rows = f"isthmus_max({rows}, {self.dim(each)})"
-        inputs, outputs = (
-            "".join(
-                f"    {table}[{i}] = {cast}isthmus_at(f->{table}[{i}], first * {self._item_bytes(port, parts)});\n"
-                for i, port in enumerate(ports)
-            )
-            for table, cast, ports in (
-                ("inputs", "", self.plan.inputs),
-                ("outputs", "(void *)", self.plan.outputs),
-            )
+        tables = ("inputs", "", self.plan.inputs), ("outputs", "(void *)", self.plan.outputs)
+        moved = "".join(
+            f"    {table}[{i}] = {cast}isthmus_at(f->{table}[{i}], first * {size});\n"
+            for table, cast, ports in tables
+            for i, size in enumerate(_item_bytes(port, parts, self.dim) for port in ports)
         )
         dims = "".join(f"    dims[{i}] = {c};\n" for i, c in enumerate(self.dim_names.values()) if c != batch)
         return f"""\
@@ -265,18 +261,12 @@ static void run(const isthmus_frame *f, int32_t thread) {{
   for (int64_t b = 0; b < blocks; b++) {{
     const int64_t count = ({batch} - first) / (blocks - b);
 {dims}    dims[{list(self.dim_names).index(parts.dim)}] = count;
-{inputs}{outputs}    if (b) isthmus_barrier_wait(f);
+{moved}    if (b) isthmus_barrier_wait(f);
     run_part(&part, thread);
     first += count;
   }}
 }}
 """
-
-    def _item_bytes(self, port: Port, parts: Parts) -> str:
-        """Bytes of one item of an input or output; 0 if it is the same for all."""
-        size = port.value.t.size * port.value.dtype.bytes
-        each = substitute(size, {parts.dim: 1})
-        return "0" if each == size else f"({self.dim(each)})"
 
     def tables(self) -> str:
         plan = self.plan
@@ -317,6 +307,13 @@ static void run(const isthmus_frame *f, int32_t thread) {{
                 f"{{{symbols}}}, {{{fixed}}}}},\n"
             )
         return f"static const isthmus_port {table}[] = {{\n{''.join(lines)}}};\n\n" if lines else ""
+
+
+def _item_bytes(port: Port, parts: Parts, text: Callable[[Dim], str]) -> str:
+    """Bytes of one item of an input or output; 0 if it is the same for all."""
+    size = port.value.t.size * port.value.dtype.bytes
+    each = substitute(size, {parts.dim: 1})
+    return "0" if each == size else f"({text(each)})"
 
 
 C_DTYPES: Mapping[DType, str] = {dtype: f"ISTHMUS_{dtype.name}" for dtype in DType}

@@ -28,8 +28,8 @@ def find_parts(graph: Graph, dims: Sequence[NamedDim], stages: Sequence[Stage]) 
 
 @dataclass(frozen=True, slots=True)
 class _Items:
-    """Items of a batch; `name` is the dim that says how many. A value is cut if they lie along its first axis,
-    one after the other, and common if it is the same for any number of them."""
+    """Items of a batch; `name` is the dim that says how many. A value is cut if they lie along its first
+    axis, one after the other, and common if it is the same for any number of them."""
 
     name: str
 

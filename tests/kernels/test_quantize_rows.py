@@ -10,7 +10,7 @@ import pytest
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import Array
-from isthmus.kernels import quantize_rows
+from isthmus.kernels import byte_rows, quantize_rows
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import quantize_rows as op
 from isthmus.ops.quantize import row_scale
@@ -88,8 +88,8 @@ def test_there_is_no_other_type(target: Target) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_rows_at_their_own_scales(dtype: str, width: int, target: Target, compiled: Compiled) -> None:
-    """What two kernels give, from one: of ordinary rows, halves, and numbers that no product may stand for."""
-    call = compiled(quantize_rows.scaled_kernel(target, dtype))
+    """What two kernels give, from one: of ordinary rows, of halves, and where no product may stand for x / s."""
+    call = compiled(byte_rows.kernel(target, dtype))
     rng = np.random.default_rng(width)
     x = (rng.standard_normal((41, width)) * 10.0 ** rng.integers(-6, 6, (41, 1))).astype(np.float32)
     x[3], x[5, 0], x[6, -1], x[7], x[8, 0] = 0, np.nan, -np.inf, -0.0, np.inf
@@ -106,7 +106,7 @@ def test_rows_at_their_own_scales(dtype: str, width: int, target: Target, compil
     call(rows_of(x, 3), scales, found, width, width + 3, 2, width + 2, 0, 41)
     wanted = row_scale.reference(x)
     np.testing.assert_array_equal(scales[:, :1], wanted)
-    zero = np.asarray(quantize_rows.MIDDLE[dtype], dtype)
+    zero = np.asarray(byte_rows.MIDDLE[dtype], dtype)
     # What stands beside a scale of NaN or infinity is NaN, whatever the bytes are.
     usual = np.isfinite(wanted[:, 0])
     assert usual.sum() == 38
