@@ -11,6 +11,7 @@ from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import block_gemm, block_row, byte_rows, gemm, quantize_rows, sparse
 from isthmus.kernels.builder import C_TYPES
 from isthmus.kernels.byte_arithmetic import arithmetic_of, words_of
+from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32, static_size
@@ -54,7 +55,8 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         tile, sums = sparse.scratch_words(state.target, stored, n, arithmetic)
         scratch = [Scratch(tile), Scratch(sums, tile)]
     else:
-        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic)
+        short = activation in SHORT and state.becomes_bytes(value)
+        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short)
         width = stored.width
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]

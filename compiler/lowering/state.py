@@ -81,6 +81,10 @@ class Lowering:
         found = self._bytes.get(value)
         return None if found is None or any(each in self._outputs for each in found) else found
 
+    def becomes_bytes(self, value: Value) -> bool:
+        """Whether nothing reads `value` but what makes bytes of its rows, at their own scales."""
+        return value in self._bytes and self._uses[value] == 2 and value not in self._outputs
+
     def visit(self, value: Value) -> None:
         """Add the calls for `value`, or leave it to be part of an expression."""
         if value in self.views:

@@ -88,7 +88,7 @@ def test_there_is_no_other_type(target: Target) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
 def test_rows_at_their_own_scales(dtype: str, width: int, target: Target, compiled: Compiled) -> None:
-    """What two kernels give, from one: of ordinary rows, of halves, and where no product may stand for x / s."""
+    """What two kernels give, from one: of ordinary rows, of halves, and where a product is not enough."""
     call = compiled(byte_rows.kernel(target, dtype))
     rng = np.random.default_rng(width)
     x = (rng.standard_normal((41, width)) * 10.0 ** rng.integers(-6, 6, (41, 1))).astype(np.float32)
