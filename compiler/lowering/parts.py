@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from isthmus.ir.dims import Dim, names, substitute, symbol
+from isthmus.ir.dims import Dim, Shape, names, substitute, symbol
 from isthmus.ir.graph import Graph, Kind, NamedDim, Trait, Value
 from isthmus.lowering.plan import Parts, RowStage, Stage
 from isthmus.passes.legalize.rows import REDUCTIONS, ROW_WISE
@@ -59,7 +59,7 @@ class _Items:
             return self.is_cut(node) or self._is_common(node)
         cut = [i for i, arg in enumerate(node.args) if not self._is_common(arg)]
         # Of each attribute in dims, what may depend on the number of items: the first size of what is cut.
-        dims = [attr for name, attr in node.attrs if node.op.attrs[name] is Kind.DIMS]
+        dims: list[Shape] = [node.attr(name) for name, kind in node.op.attrs.items() if kind is Kind.DIMS]
         if self._is_common(node):
             return not cut and not any(self._depends(dim) for attr in dims for dim in attr)
         if any(self._depends(dim) for attr in dims for dim in attr[1:]):
