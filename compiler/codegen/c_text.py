@@ -23,7 +23,7 @@ _TAKEN = KEYWORDS | frozenset(
         r"\w+",
         """
         f thread rows wide first last blocks capacity block b row count from to units begin end items item
-        scratch dims shape offsets threads
+        scratch dims shape offsets threads part inputs outputs
         """,
     )
 )

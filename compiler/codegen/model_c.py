@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from isthmus.codegen import c_text, timing
 from isthmus.codegen.c_stages import StageWriter
 from isthmus.codegen.session_memory import static_bytes
 from isthmus.codegen.weights_file import WeightsLayout
-from isthmus.ir.dims import Dim, Expr, as_multiple, sum_of
+from isthmus.ir.dims import Dim, Expr, as_multiple, substitute, sum_of
 from isthmus.ir.graph import NamedDim
 from isthmus.ir.types import DType
 from isthmus.lowering.costs import call_costs
-from isthmus.lowering.plan import Plan, Port, RowStage
+from isthmus.lowering.plan import Parts, Plan, Port, RowStage
 from isthmus.target import Target
 
 _HEADER = """\
@@ -220,13 +220,53 @@ class EntryWriter:
         )
 
     def run(self) -> str:
-        """The function every thread runs."""
+        """The function every thread runs; of a batch that is cut, one after the other of its parts."""
         stages = StageWriter(self.plan, self.target, self.layout, self.dim, self.names, self.timed)
-        body = stages.text()
-        return (
-            "static void run(const isthmus_frame *f, int32_t thread) {\n"
-            f"{self._dims_from('f->dims')}{body}}}\n"
+        parts = self.plan.parts
+        name = "run" if parts is None else "run_part"
+        whole = (
+            f"static void {name}(const isthmus_frame *f, int32_t thread) {{\n"
+            f"{self._dims_from('f->dims')}{stages.text()}}}\n"
         )
+        return whole if parts is None else f"{whole}\n{self._run_parts(parts)}"
+
+    def _run_parts(self, parts: Parts) -> str:
+        """The function that hands `run_part` so many items that each thread has a block of rows, or one."""
+        batch, rows = self.dim_names[parts.dim], "1"
+        for each in parts.rows:
+            rows = f"isthmus_max({rows}, {self.dim(each)})"
+        tables = ("inputs", "", self.plan.inputs), ("outputs", "(void *)", self.plan.outputs)
+        moved = "".join(
+            f"    {table}[{i}] = {cast}isthmus_at(f->{table}[{i}], first * {size});\n"
+            for table, cast, ports in tables
+            for i, size in enumerate(_item_bytes(port, parts, self.dim) for port in ports)
+        )
+        dims = "".join(f"    dims[{i}] = {c};\n" for i, c in enumerate(self.dim_names.values()) if c != batch)
+        return f"""\
+static void run(const isthmus_frame *f, int32_t thread) {{
+{self._dims_from("f->dims")}  const int64_t items = f->threads * isthmus_max(1, {parts.block} / {rows});
+  if ({batch} < 2 * items) {{
+    run_part(f, thread);
+    return;
+  }}
+  const int64_t blocks = ({batch} + items - 1) / items;
+  int64_t dims[{len(self.dim_names)}];
+  const void *inputs[{max(len(self.plan.inputs), 1)}];
+  void *outputs[{max(len(self.plan.outputs), 1)}];
+  isthmus_frame part = *f;
+  part.dims = dims;
+  part.inputs = inputs;
+  part.outputs = outputs;
+  int64_t first = 0;
+  for (int64_t b = 0; b < blocks; b++) {{
+    const int64_t count = ({batch} - first) / (blocks - b);
+{dims}    dims[{list(self.dim_names).index(parts.dim)}] = count;
+{moved}    if (b) isthmus_barrier_wait(f);
+    run_part(&part, thread);
+    first += count;
+  }}
+}}
+"""
 
     def tables(self) -> str:
         plan = self.plan
@@ -267,6 +307,13 @@ class EntryWriter:
                 f"{{{symbols}}}, {{{fixed}}}}},\n"
             )
         return f"static const isthmus_port {table}[] = {{\n{''.join(lines)}}};\n\n" if lines else ""
+
+
+def _item_bytes(port: Port, parts: Parts, text: Callable[[Dim], str]) -> str:
+    """Bytes of one item of an input or output; 0 if it is the same for all."""
+    size = port.value.t.size * port.value.dtype.bytes
+    each = substitute(size, {parts.dim: 1})
+    return "0" if each == size else f"({text(each)})"
 
 
 C_DTYPES: Mapping[DType, str] = {dtype: f"ISTHMUS_{dtype.name}" for dtype in DType if not dtype.is_stored}

@@ -26,6 +26,7 @@ from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
+from isthmus.kernels.math_short import SHORT
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, gemm_tile
 from isthmus.target import panel_width as target_panel_width
@@ -85,19 +86,23 @@ def kernel(
     residual: bool = False,
     arithmetic: type[Arithmetic] = F32,
     rounded: bool = False,
+    short: bool = False,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of panels.
 
-    `void gemm_<arithmetic>[_res][_<activation>][_rounded](x, w, bias, [residual,] y, k, n, ldx, [ldr,] ldy,
-    row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*`
-    apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to whole panels.
-    Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless it comes late.
-    What `arithmetic` needs besides, follows w. `rounded`: y is bf16.
+    `void gemm_<arithmetic>[_res][_<activation>[_short]][_rounded](x, w, bias, [residual,] y, k, n, ldx,
+    [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n]
+    have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to
+    whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless
+    it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the activation
+    is one of SHORT.
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
-    symbol = symbol_of(arithmetic.name, activation, residual, rounded)
-    function = ACTIVATIONS[activation] if activation else None
+    known = SHORT if short else ACTIVATIONS
+    if activation is not None and activation not in known:
+        raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
+    name = f"{activation}_short" if short else activation
+    symbol = symbol_of(arithmetic.name, name, residual, rounded)
+    function = known[activation] if activation else None
     return Kernel.deferred(
         target.symbol(symbol),
         lambda: _Gemm(symbol, target, function, residual, arithmetic, rounded).kernel(),

@@ -8,17 +8,18 @@ from isthmus.errors import CompilerBug
 from isthmus.kernels.builder import Builder, Expr, Memory
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
-from isthmus.kernels.rows import Result, ResultRow, ResultRows, by_fours, reduce_rows, result_suffix
+from isthmus.kernels.row_results import Result, ResultRows, result_suffix
+from isthmus.kernels.rows import by_fours, reduce_rows
 from isthmus.target import Target
 
 
 def kernel(target: Target, residual: bool, result: Result = "f32") -> Kernel:
     """y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * scale + bias with s = x + residual, row by row.
 
-    `void layer_norm_f32[_res][_rounded|_both](x, [residual,] scale, bias, [y,] [y_rounded,] eps, n, ldx,
-    [ldr,] [ldy,] [ldy_rounded,] row_begin, row_end)`; rows are `ld*` elements apart. y may be x, or residual,
-    with the same pitch. The mean comes first, then the variance of what is left (one pass for both would
-    cancel).
+    `void layer_norm_f32[_res][_rounded|_both|_int8|_uint8](x, [residual,] scale, bias, [y,] [y_rounded,]
+    [scales, bytes,] eps, n, ldx, [ldr,] [ldy,] [ldy_rounded,] [lds, ldb,] row_begin, row_end)`; rows are
+    `ld*` elements apart. y may be x, or residual, with the same pitch. The mean comes first, then the
+    variance of what is left (one pass for both would cancel).
     """
     if residual and result == "rounded":
         raise CompilerBug("the sums with a residual are kept in a y of f32")
@@ -60,7 +61,7 @@ def _kernel(symbol: str, target: Target, residual: bool, kind: Result) -> Kernel
 
         squares = reduce_rows(k, rows, n, deviation)
         factors = [k.let(f"factor{i}", 1.0 / sqrt(k, s * count_inverse + eps)) for i, s in enumerate(squares)]
-        k.vectorized("j", n, partial(_normalize, k, sources, outputs, means, factors, scale, bias))
+        result.write(outputs, first, n, partial(_normalized, k, sources, means, factors, scale, bias))
 
     def body() -> None:
         count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))
@@ -69,19 +70,19 @@ def _kernel(symbol: str, target: Target, residual: bool, kind: Result) -> Kernel
     return k.later(body)
 
 
-def _normalize(
+def _normalized(
     k: Builder,
     sources: list[Memory],
-    outputs: list[ResultRow],
     means: list[Expr],
     factors: list[Expr],
     scale: Memory,
     bias: Memory,
     j: Expr,
     lanes: int,
-) -> None:
+) -> list[Expr]:
     gain = k.let("gain", scale.load(j, lanes))
     shift = k.let("shift", bias.load(j, lanes))
-    for source, output, mean, factor in zip(sources, outputs, means, factors, strict=True):
-        centred = (source.load(j, lanes) - k.spread(mean, lanes)) * k.spread(factor, lanes)
-        output.store(j, centred * gain + shift)
+    return [
+        (source.load(j, lanes) - k.spread(mean, lanes)) * k.spread(factor, lanes) * gain + shift
+        for source, mean, factor in zip(sources, means, factors, strict=True)
+    ]

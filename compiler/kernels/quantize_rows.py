@@ -8,19 +8,15 @@ from typing import TypeAlias
 
 from isthmus.errors import CompilerBug
 from isthmus.kernels.builder import Builder, Expr
+from isthmus.kernels.byte_rows import LIMITS, ORDINARY, largest_of_rows, scales_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ROUND, ROUND_BITS, quotient
-from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.rows import by_fours
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
 # Row, value and lanes, to the quotient of the value and the scale of the row.
 Divide: TypeAlias = Callable[[int, Expr, int], Expr]
-LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
-# Scales at which quotients may be computed in several steps: nothing that matters leaves the normal numbers.
-ORDINARY = (2.0**-60, 2.0**60)
-# All bits of a float but its sign.
-MAGNITUDE = 0x7FFFFFFF
 
 
 def scale_kernel(target: Target) -> Kernel:
@@ -39,16 +35,9 @@ def _scale_kernel(target: Target) -> Kernel:
 
     def rows_from(first: Expr, rows: int) -> None:
         inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
-
-        def magnitude(i: int, j: Expr, lanes: int) -> Expr:
-            # As integers magnitudes are ordered as floats are, with NaN above everything.
-            bits = k.bits(inputs[i].load(j, lanes), "int32")
-            return tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))
-
-        largest = reduce_rows(k, rows, n, magnitude, tirx.max, 0, "int32")
-        for i, bits in enumerate(largest):
-            scale = k.let("scale", k.bits(bits, "float32") / 127.0)
-            y.store((first + i) * ldy, k.select(k.equal(scale, 0.0), 1.0, scale))
+        largest = largest_of_rows(k, rows, n, lambda i, j, lanes: inputs[i].load(j, lanes))
+        for i, scale in enumerate(scales_of(k, largest)):
+            y.store((first + i) * ldy, scale)
 
     def body() -> None:
         by_fours(k, row_begin, row_end, rows_from)

@@ -7,7 +7,8 @@ from functools import partial
 from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
-from isthmus.kernels.rows import Result, ResultRows, by_fours, reduce_rows, result_suffix
+from isthmus.kernels.row_results import Result, ResultRows, result_suffix
+from isthmus.kernels.rows import by_fours, reduce_rows
 from isthmus.target import Target
 
 SYMBOL = "rms_norm_f32"
@@ -16,8 +17,9 @@ SYMBOL = "rms_norm_f32"
 def kernel(target: Target, result: Result = "f32") -> Kernel:
     """y = x / sqrt(mean(x^2) + eps) * scale, row by row.
 
-    `void rms_norm_f32[_rounded|_both](x, scale, [y,] [y_rounded,] eps, n, ldx, [ldy,] [ldy_rounded,]
-    row_begin, row_end)`; rows are `ld*` elements apart. y may be x, with the same pitch.
+    `void rms_norm_f32[_rounded|_both|_int8|_uint8](x, scale, [y,] [y_rounded,] [scales, bytes,] eps, n, ldx,
+    [ldy,] [ldy_rounded,] [lds, ldb,] row_begin, row_end)`; rows are `ld*` elements apart. y may be x, with
+    the same pitch.
     """
     symbol = SYMBOL + result_suffix(result)
     return Kernel.deferred(target.symbol(symbol), lambda: _kernel(symbol, target, result))
@@ -41,12 +43,12 @@ def _kernel(symbol: str, target: Target, kind: Result) -> Kernel:
         squares = reduce_rows(k, rows, n, square)
         factors = [k.let(f"factor{i}", 1.0 / sqrt(k, s * count_inverse + eps)) for i, s in enumerate(squares)]
 
-        def normalize(j: Expr, lanes: int) -> None:
+        def normalized(j: Expr, lanes: int) -> list[Expr]:
             gain = k.let("gain", scale.load(j, lanes))
-            for source, output, factor in zip(inputs, outputs, factors, strict=True):
-                output.store(j, source.load(j, lanes) * k.spread(factor, lanes) * gain)
+            pairs = zip(inputs, factors, strict=True)
+            return [source.load(j, lanes) * k.spread(factor, lanes) * gain for source, factor in pairs]
 
-        k.vectorized("j", n, normalize)
+        result.write(outputs, first, n, normalized)
 
     def body() -> None:
         count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))

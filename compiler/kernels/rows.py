@@ -3,53 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
-from isthmus.kernels.arithmetic import round_bf16
 from isthmus.kernels.builder import Builder, Expr
 
 ROWS = 4
-
-# What a kernel gives: f32, the same rounded to bf16, or both.
-Result = Literal["f32", "rounded", "both"]
-
-
-class ResultRows:
-    """The result of a kernel over rows: the parameters it takes, and how it is stored."""
-
-    def __init__(self, k: Builder, kind: Result) -> None:
-        self.k, self.kind = k, kind
-        self.y = k.output("y") if kind != "rounded" else None
-        self.copy = k.output("y_rounded", "uint16") if kind != "f32" else None
-
-    def distances(self) -> None:
-        """The parameters that say how far rows lie apart: `ldy`, `ldy_rounded`."""
-        self.ldy = self.k.size("ldy") if self.y is not None else None
-        self.ld_copy = self.k.size("ldy_rounded") if self.copy is not None else None
-
-    def rows(self, first: Expr, count: int) -> list[ResultRow]:
-        return [ResultRow(self, first + i, i) for i in range(count)]
-
-
-class ResultRow:
-    """One row of a result."""
-
-    def __init__(self, result: ResultRows, row: Expr, i: int) -> None:
-        self.k = result.k
-        self.y = None if result.y is None else result.y.at(row * result.ldy, f"y{i}")
-        self.copy = None if result.copy is None else result.copy.at(row * result.ld_copy, f"c{i}")
-
-    def store(self, j: Expr, value: Expr) -> None:
-        if self.copy is not None:
-            value = self.k.let("result", value)
-            self.copy.store(j, round_bf16(self.k, value))
-        if self.y is not None:
-            self.y.store(j, value)
-
-
-def result_suffix(kind: Result) -> str:
-    """What kernels' names end with."""
-    return "" if kind == "f32" else f"_{kind}"
 
 
 def by_fours(k: Builder, begin: Expr, end: Expr, emit: Callable[[Expr, int], None]) -> None:

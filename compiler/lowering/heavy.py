@@ -24,7 +24,7 @@ from isthmus.kernels import (
 )
 from isthmus.kernels.arithmetic import F32, HalfWeights, bf16_of
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.rows import Result
+from isthmus.kernels.row_results import Result
 from isthmus.lowering import lines, ragged
 from isthmus.lowering.expressions import NestBuilder
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
@@ -132,7 +132,7 @@ def distance(pitch: Dim | Pitch) -> Arg:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Where the rows of a norm go: f32, bf16, or both, and what a call is told of that."""
+    """Where the rows of a norm go: f32, bf16, or both, or f32 and bytes, and what a call is told of that."""
 
     kind: Result
     places: dict[Value, View]
@@ -144,18 +144,21 @@ class _Rows:
         return [Pointer(view.buffer, view.offset, pitch) for view, pitch in pairs]
 
     def call(self, state: Lowering, kernel: Kernel, args: list[Arg], value: Value, rows: Dim) -> None:
-        buffers = [view.buffer for view in self.places.values()]
-        copies = buffers[1] if len(buffers) > 1 else None
-        state.call(kernel, args, buffers[0], value, rows, row_local=True, copies=copies)
+        first, *others = (view.buffer for view in self.places.values())
+        state.call(kernel, args, first, value, rows, row_local=True, copies=tuple(others))
         state.views.update(self.places)
 
 
-def _row_results(state: Lowering, value: Value, width: int) -> _Rows:
-    copy = state.rounded_copy(value)
+def _row_results(state: Lowering, value: Value) -> _Rows:
+    copy, scaled = state.rounded_copy(value), state.scaled_bytes(value)
     kind: Result = "rounded" if value.attr("rounded") else "f32" if copy is None else "both"
+    values = [value] if copy is None else [value, copy]
+    if copy is None and scaled is not None:
+        kind = "uint8" if scaled[1].dtype is DType.U8 else "int8"
+        values += scaled
     places, distances = {}, []
-    for each in (value,) if copy is None else (value, copy):
-        places[each], between = row_result(state, each, width)
+    for each in values:
+        places[each], between = row_result(state, each, static_size(each, state, each.shape[-1]))
         distances.append(between)
     return _Rows(kind, places, distances)
 
@@ -167,7 +170,7 @@ def _layer_norm(state: Lowering, value: Value) -> None:
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
     gains = [state.contiguous(v) for v in (scale, bias)]
-    results = _row_results(state, value, width)
+    results = _row_results(state, value)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
@@ -189,7 +192,7 @@ def _rms_norm(state: Lowering, value: Value) -> None:
     width = static_size(value, state, value.shape[-1])
     source, rows, ldx = state.rows(x)
     gain = state.contiguous(scale)
-    results = _row_results(state, value, width)
+    results = _row_results(state, value)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         Pointer(gain.buffer, gain.offset),

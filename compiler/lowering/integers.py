@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
-from isthmus.kernels import block_gemm, block_row, gemm, quantize_rows, sparse
+from isthmus.kernels import block_gemm, block_row, byte_rows, gemm, quantize_rows, sparse
 from isthmus.kernels.builder import C_TYPES
 from isthmus.kernels.byte_arithmetic import arithmetic_of, words_of
+from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result
-from isthmus.lowering.plan import Arg, Number, Pointer, Scratch
+from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32, static_size
-from isthmus.lowering.views import whole
+from isthmus.lowering.views import View, whole
 
 
 def _scale(state: Lowering, scale: Value) -> tuple[Pointer, Arg]:
@@ -53,7 +55,8 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         tile, sums = sparse.scratch_words(state.target, stored, n, arithmetic)
         scratch = [Scratch(tile), Scratch(sums, tile)]
     else:
-        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic)
+        short = activation in SHORT and state.becomes_bytes(value)
+        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short)
         width = stored.width
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
@@ -141,6 +144,10 @@ def _row_scale(state: Lowering, value: Value) -> None:
     require_f32(value, state.target)
     (x,) = value.args
     source, rows, ldx = state.rows(x)
+    scaled = state.scaled_bytes(x)
+    if scaled is not None and scaled[0] is value:
+        _scaled_rows(state, scaled, source, rows, ldx)
+        return
     place, ldy = row_result(state, value, 1)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
@@ -151,6 +158,26 @@ def _row_scale(state: Lowering, value: Value) -> None:
     ]
     state.call(quantize_rows.scale_kernel(state.target), args, place.buffer, value, rows, row_local=True)
     state.views[value] = place
+
+
+def _scaled_rows(
+    state: Lowering, scaled: tuple[Value, Value], source: View, rows: Dim, ldx: Dim | Pitch
+) -> None:
+    """Scales of rows and bytes by one call: what is read for the first is near for the second."""
+    scale, quantized = scaled
+    width = static_size(quantized, state, quantized.shape[-1])
+    steps, lds = row_result(state, scale, 1)
+    place, ldb = row_result(state, quantized, width)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        Pointer(steps.buffer, steps.offset, lds),
+        Pointer(place.buffer, place.offset, ldb),
+        Number(width),
+        *map(distance, (ldx, lds, ldb)),
+    ]
+    kernel = byte_rows.kernel(state.target, "uint8" if quantized.dtype is DType.U8 else "int8")
+    state.call(kernel, args, place.buffer, quantized, rows, row_local=True, copies=(steps.buffer,))
+    state.views.update({scale: steps, quantized: place})
 
 
 HANDLERS: Mapping[str, Handler] = {

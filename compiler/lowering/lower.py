@@ -5,6 +5,7 @@ from __future__ import annotations
 from isthmus.ir.graph import Graph, Program
 from isthmus.lowering import heavy, integers
 from isthmus.lowering.memory import plan_memory
+from isthmus.lowering.parts import find_parts
 from isthmus.lowering.plan import Plan, Port
 from isthmus.lowering.stages import form_stages
 from isthmus.lowering.state import Lowering
@@ -38,4 +39,5 @@ def arrange(program: Program, chosen: Lowering, target: Target) -> Plan:
         stages,
         plan_memory(stages, program.dims, target),
         tuple(chosen.sites),
+        find_parts(graph, program.dims, stages),
     )

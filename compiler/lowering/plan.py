@@ -91,7 +91,7 @@ class Call:
 
     `units` is how far the range goes: rows in a row stage. `panels` is the second range of a GEMM. `counts`
     is the dim that can be read, and used, from here on: all it comes from was written in an earlier stage.
-    `copies` is what it writes besides: the same in bf16.
+    `copies` is what it writes besides: the same in bf16, or as bytes and their scales.
     """
 
     kernel: Kernel
@@ -104,11 +104,11 @@ class Call:
     row_local: bool = False
     batch: Shape = ()
     counts: Counted | None = None
-    copies: Buffer | None = None
+    copies: tuple[Buffer, ...] = ()
 
     @property
     def written(self) -> tuple[Buffer, ...]:
-        return tuple(buffer for buffer in (self.writes, self.copies) if buffer is not None)
+        return (*(() if self.writes is None else (self.writes,)), *self.copies)
 
     @property
     def scratch(self) -> tuple[Scratch, ...]:
@@ -186,6 +186,16 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """A batch that may be computed a few items at a time: `dim` is how many there are, `rows` are those of
+    one item in each chain of rows, and `block` is how many of them a thread takes at a time."""
+
+    dim: str
+    rows: Shape
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One entry point, ready to be written as C."""
 
@@ -197,6 +207,7 @@ class Plan:
     stages: tuple[Stage, ...]
     memory: Memory
     sites: tuple[str, ...]
+    parts: Parts | None = None
 
     def calls(self) -> tuple[Call, ...]:
         return tuple(call for stage in self.stages for call in stage.calls)

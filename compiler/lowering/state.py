@@ -8,14 +8,18 @@ from typing import TypeAlias
 from isthmus.errors import Code, CompilerBug, ModelError, Problem
 from isthmus.ir.dims import Dim, Shape, product, substitute
 from isthmus.ir.graph import Graph, Value, use_counts, weight_of
+from isthmus.ir.rewrite import splat
 from isthmus.ir.types import DType
 from isthmus.ir.weights import Weight
 from isthmus.kernels import loops
+from isthmus.kernels.byte_rows import MIDDLE
 from isthmus.kernels.kernel import Kernel, Parameter
 from isthmus.lowering.expressions import GENERATORS, VIEWS, NestBuilder, is_expression
 from isthmus.lowering.plan import Arg, Call, Counted, Fault, Number, Pitch, Pointer, Sizes
 from isthmus.lowering.views import Buffer, View, whole
+from isthmus.ops.integer import quantize_rows
 from isthmus.ops.pointwise import cast
+from isthmus.ops.quantize import row_scale
 from isthmus.target import Routine, Target
 
 # An expression longer than this is cut and its parts stored: a kernel must stay small and quick to compile.
@@ -48,6 +52,9 @@ class Lowering:
             for v in graph.nodes()
             if v.op is cast and v.dtype is DType.BF16 and v.args[0].dtype is DType.F32
         }
+        self._bytes = {
+            v.args[0]: (v.args[1], v) for v in graph.nodes() if v.op is quantize_rows and _at_own_scales(v)
+        }
 
     def run(self) -> None:
         for i, value in enumerate(self.graph.inputs):
@@ -67,6 +74,16 @@ class Lowering:
         """The value that is `value` rounded to bf16, for kernels that can write it besides."""
         copy = self._copies.get(value)
         return None if copy in self._outputs else copy
+
+    def scaled_bytes(self, value: Value) -> tuple[Value, Value] | None:
+        """The scales of the rows of `value`, and the bytes that these become at them, for kernels that can
+        write both besides."""
+        found = self._bytes.get(value)
+        return None if found is None or any(each in self._outputs for each in found) else found
+
+    def becomes_bytes(self, value: Value) -> bool:
+        """Whether nothing reads `value` but what makes bytes of its rows, at their own scales."""
+        return value in self._bytes and self._uses[value] == 2 and value not in self._outputs
 
     def visit(self, value: Value) -> None:
         """Add the calls for `value`, or leave it to be part of an expression."""
@@ -220,11 +237,11 @@ class Lowering:
         row_local: bool = False,
         batch: Shape = (),
         counts: Counted | None = None,
-        copies: Buffer | None = None,
+        copies: tuple[Buffer, ...] = (),
     ) -> None:
         """Add a kernel call; what it reads is what its pointers name besides what it writes."""
         named = dict.fromkeys(a.buffer for a in args if isinstance(a, Pointer))
-        reads = tuple(buffer for buffer in named if buffer is not writes and buffer is not copies)
+        reads = tuple(buffer for buffer in named if buffer is not writes and buffer not in copies)
         self.calls.append(
             Call(kernel, tuple(args), reads, writes, value, units, panels, row_local, batch, counts, copies)
         )
@@ -282,6 +299,12 @@ class Lowering:
                 continue
             output = Buffer(name, value.dtype, value.t.size, "output", i)
             self.copy(value, view, whole(output, value.shape))
+
+
+def _at_own_scales(value: Value) -> bool:
+    """Whether a `quantize_rows` is of rows at the scales that `row_scale` finds for them, which then fit."""
+    x, scale, zero = value.args
+    return scale.op is row_scale and scale.args[0] is x and splat(zero) == MIDDLE[zero.dtype.numpy.name]
 
 
 def _behind_views(value: Value) -> Value:

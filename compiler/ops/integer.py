@@ -75,8 +75,9 @@ integer_linear = Op(
         "activation(f32(x @ w + offset) * (x_scale * w_scale) + bias [+ residual]); x [..., K] of bytes, w "
         "i8 [K, N], offset i32 [N], x_scale f32 [] or [..., 1], w_scale and bias f32 [N], residual [..., N]. "
         "Sums are exact in i32, and wrap; each step in f32 rounds once, in the order written, and no two are "
-        "fused: but for activations other than relu, every chip gives the same bits. A zero point z of x is "
-        "the offset -z * (sum of w over K)."
+        "fused: but for activations other than relu, every chip gives the same bits. GELU may be off by 2e-4 "
+        "where nothing but `row_scale` and `quantize_rows` at that scale read the result. A zero point z of "
+        "x is the offset -z * (sum of w over K)."
     ),
 )
 

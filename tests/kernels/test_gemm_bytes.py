@@ -27,8 +27,8 @@ def chip(request: pytest.FixtureRequest) -> Target:
 
 @pytest.fixture(scope="module")
 def kernels(chip: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Call]:
-    def make(residual: bool = False, activation: str | None = None) -> Kernel:
-        return gemm.kernel(chip, activation, residual, arithmetic_of(chip))
+    def make(residual: bool = False, activation: str | None = None, short: bool = False) -> Kernel:
+        return gemm.kernel(chip, activation, residual, arithmetic_of(chip), short=short)
 
     return loaded(chip, tmp_path_factory, make)
 
@@ -90,6 +90,9 @@ def test_relu_to_the_bit_and_gelu_closely(residual: bool, chip: Target, kernels:
     np.testing.assert_array_equal(got, product.expected(residual, "relu"))
     got = product.run(kernels(residual, "gelu"), residual)
     np.testing.assert_allclose(got, product.expected(residual, "gelu"), rtol=0, atol=1e-5)
+    short = product.run(kernels(residual, "gelu", short=True), residual)
+    np.testing.assert_allclose(short, product.expected(residual, "gelu"), rtol=0, atol=2e-4)
+    assert (short != got).any()
 
 
 def test_sums_wrap(chip: Target, kernels: Callable[..., Call]) -> None:

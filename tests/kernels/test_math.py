@@ -10,6 +10,7 @@ import pytest
 
 from isthmus.codegen.native import Call
 from isthmus.kernels import math as kmath
+from isthmus.kernels import math_short
 from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
@@ -50,6 +51,10 @@ CASES: dict[str, tuple[kmath.Function, Truth, tuple[float, float], float, float]
     "softplus": (kmath.softplus, lambda x: np.log1p(np.exp(x)), (-80, 80), 4e-7, 4e-7),
     "gelu": (kmath.gelu, _gelu, (-20, 20), 5e-6, 1e-6),
     "gelu_tanh": (kmath.gelu_tanh, _gelu_tanh, (-20, 20), 4e-6, 1e-6),
+    "gelu_short": (math_short.GELU, _gelu, (-20, 20), 1.8e-4, 0),
+    "gelu_short_near_0": (math_short.GELU, _gelu, (-0.1, 0.1), 0, 4e-3),
+    "gelu_tanh_short": (math_short.GELU_TANH, _gelu_tanh, (-20, 20), 1.6e-4, 0),
+    "gelu_tanh_short_near_0": (math_short.GELU_TANH, _gelu_tanh, (-0.1, 0.1), 0, 4e-3),
     "sin": (kmath.sin, np.sin, (-8192, 8192), 3e-7, 0),
     "cos": (kmath.cos, np.cos, (-8192, 8192), 3e-7, 0),
     "sqrt": (kmath.sqrt, np.sqrt, (0, 1e6), 0, 6e-8),
@@ -130,6 +135,14 @@ def test_exact_points(target: Target, compiled: Compiled) -> None:
         np.testing.assert_array_equal(saturated, np.maximum(large, 0))
     assert _apply(compiled(_map("log", kmath.log, target)), zero)[0] == -np.inf
     assert np.isnan(_apply(compiled(_map("log", kmath.log, target)), zero - 1)).all()
+
+
+@pytest.mark.parametrize("name", math_short.SHORT)
+def test_short_forms_end_exactly(name: str, target: Target, compiled: Compiled) -> None:
+    call = compiled(_map(f"{name}_short", math_short.SHORT[name], target))
+    ends = np.array([-np.inf, -1e30, -500, -4, -0.0, 0, 4, 500, 1e30, np.inf] * 2, np.float32)
+    np.testing.assert_array_equal(_apply(call, ends), np.maximum(ends, 0))
+    assert np.isnan(_apply(call, np.full(17, np.nan, np.float32))).all()
 
 
 def test_tanh_never_exceeds_one(target: Target, compiled: Compiled) -> None:

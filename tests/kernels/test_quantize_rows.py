@@ -10,7 +10,7 @@ import pytest
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import Array
-from isthmus.kernels import quantize_rows
+from isthmus.kernels import byte_rows, quantize_rows
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import quantize_rows as op
 from isthmus.ops.quantize import row_scale
@@ -83,3 +83,33 @@ def test_quotients_are_rounded_as_such(target: Target, compiled: Compiled) -> No
 def test_there_is_no_other_type(target: Target) -> None:
     with pytest.raises(CompilerBug, match="int16"):
         quantize_rows.kernel(target, "int16")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("dtype", ["int8", "uint8"])
+def test_rows_at_their_own_scales(dtype: str, width: int, target: Target, compiled: Compiled) -> None:
+    """What two kernels give, from one: of ordinary rows, of halves, and where a product is not enough."""
+    call = compiled(byte_rows.kernel(target, dtype))
+    rng = np.random.default_rng(width)
+    x = (rng.standard_normal((41, width)) * 10.0 ** rng.integers(-6, 6, (41, 1))).astype(np.float32)
+    x[3], x[5, 0], x[6, -1], x[7], x[8, 0] = 0, np.nan, -np.inf, -0.0, np.inf
+    x[9] *= np.float32(1e-30)
+    x[10] = np.float32(1e-45)
+    x[11] *= np.float32(1e30)
+    x[12:20] = rng.integers(-127, 128, (8, width)) / 2
+    x[12:20, 0] = 63.5 * np.arange(1, 9)
+    near = x[20:30]
+    near[...] = (np.arange(width) % 253 - 126.5) * rng.uniform(1e-3, 10, (10, 1))
+    near[5:] = np.nextafter(near[5:], np.float32(np.inf))
+    scales = np.full((41, 2), GUARD, np.float32)
+    found = np.full((41, width + 2), 77, dtype)
+    call(rows_of(x, 3), scales, found, width, width + 3, 2, width + 2, 0, 41)
+    wanted = row_scale.reference(x)
+    np.testing.assert_array_equal(scales[:, :1], wanted)
+    zero = np.asarray(byte_rows.MIDDLE[dtype], dtype)
+    # What stands beside a scale of NaN or infinity is NaN, whatever the bytes are.
+    usual = np.isfinite(wanted[:, 0])
+    assert usual.sum() == 38
+    np.testing.assert_array_equal(found[usual, :width], op.reference(x[usual], wanted[usual], zero))
+    assert (found[:, width:] == 77).all()
+    assert (scales[:, 1] == GUARD).all()

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from isthmus.codegen.native import Call
-from isthmus.kernels import layer_norm, rms_norm, softmax
+from isthmus.kernels import byte_rows, layer_norm, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.row_results import Result
+from isthmus.ops.integer import quantize_rows
+from isthmus.ops.quantize import row_scale
 from isthmus.target import Target
 
 Compiled = Callable[[Kernel], Call]
@@ -145,3 +148,38 @@ def test_softmax_limits(target: Target, compiled: Compiled) -> None:
         np.testing.assert_allclose(y, _softmax(x), rtol=5e-6, atol=1e-9)
     assert np.isnan(y[[1, 2, 4]]).all()
     np.testing.assert_allclose(y[[3, 6]], 1 / 37, rtol=1e-6)
+
+
+def _bytes(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    scales = row_scale.reference(rows)
+    return scales, quantize_rows.reference(rows, scales, np.asarray(byte_rows.MIDDLE[dtype], dtype))
+
+
+@pytest.mark.parametrize("norm", ["layer", "layer with residual", "rms"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_rows_of_norms_as_bytes(width: int, norm: str, target: Target, compiled: Compiled) -> None:
+    """The same y as without bytes, and beside it what a kernel of its own makes of that."""
+    random = np.random.default_rng(width)
+    residual = norm == "layer with residual"
+    gains = random.standard_normal((1 if norm == "rms" else 2, width)).astype(np.float32)
+    for dtype in ("int8", "uint8"):
+        kinds: tuple[Result, ...] = ("f32", "uint8" if dtype == "uint8" else "int8")
+        plain, both = (
+            compiled(
+                rms_norm.kernel(target, kind) if norm == "rms" else layer_norm.kernel(target, residual, kind)
+            )
+            for kind in kinds
+        )
+        for rows in (1, 4, 7):
+            x, extra = (_pitched(random.standard_normal((rows, width)) * 3, pad) for pad in (3, 5))
+            wanted, y = np.zeros((2, rows, width), np.float32)
+            operands, pitches = ((extra,), (width + 5,)) if residual else ((), ())
+            plain(x, *operands, *gains, wanted, EPS, width, width + 3, *pitches, width, 0, rows)
+            scales, found = np.full((rows, 2), GUARD, np.float32), np.full((rows, width + 2), 77, dtype)
+            ends = (width, 2, width + 2, 0, rows)
+            both(x, *operands, *gains, y, scales, found, EPS, width, width + 3, *pitches, *ends)
+            np.testing.assert_array_equal(y, wanted)
+            np.testing.assert_array_equal(scales[:, :1], _bytes(y, dtype)[0])
+            np.testing.assert_array_equal(found[:, :width], _bytes(y, dtype)[1])
+            assert (found[:, width:] == 77).all()
+            assert (scales[:, 1] == GUARD).all()

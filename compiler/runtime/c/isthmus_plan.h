@@ -137,6 +137,11 @@ static inline int64_t isthmus_add(int64_t a, int64_t b) {
 static inline int64_t isthmus_max(int64_t a, int64_t b) { return a > b ? a : b; }
 static inline int64_t isthmus_min(int64_t a, int64_t b) { return a < b ? a : b; }
 
+/* So many bytes from `start` on; NULL, of an empty tensor, stays. */
+static inline const void *isthmus_at(const void *start, int64_t bytes) {
+  return start ? (const char *)start + bytes : start;
+}
+
 /* The next multiple of 64, the unit of the arena. */
 static inline int64_t isthmus_round_up(int64_t bytes) {
   return bytes > INT64_MAX - 63 ? INT64_MAX : (bytes + 63) & ~(int64_t)63;

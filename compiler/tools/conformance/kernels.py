@@ -250,6 +250,14 @@ def _bytes() -> Iterator[Case]:
             scale = maker.floats("f32[b,n,1]" if zero else "f32[]", 0.03, 0.1)
             point = constant(f"{maker.name} zero", np.asarray(zero, dtype.numpy))
             yield maker.case(quantize_rows(x, scale, point))
+    for width in (1, 19, 64):
+        maker = Maker("bytes", f"rows at their own scales, width {width}")
+        x, n = maker.floats(f"f32[b,n,{width}]", -9, 9), 5
+        scale, point = row_scale(x), constant(f"{maker.name} zero", np.asarray(0, np.int8))
+        vectors = [constant(f"{maker.name} {i}", maker.scales(n)) for i in range(2)]
+        offset = constant(f"{maker.name} offset", np.zeros(n, np.int32))
+        w = maker.whole_weight(width, n)
+        yield maker.case(integer_linear(quantize_rows(x, scale, point), w, offset, scale, *vectors), 0.0)
     yield from _sparse_bytes()
     yield from _blocks()
     yield from _small_floats()
