@@ -42,6 +42,7 @@ class Product:
         self.stored = Blocks.of(self.weight, -(-window // inputs) * inputs, *block)
         self.width = sparse.group_width(target, outputs)
         self.groups = -(-columns // self.width)
+        self.told = (rows,) if sparse.tells_rows(target, outputs) else ()
         self.words = self.stored.encode(self.weight)
         self.x = self._pitched(random.standard_normal((rows, depth)), 3)
         self.residual = self._pitched(random.standard_normal((rows, columns)), 5)
@@ -60,7 +61,7 @@ class Product:
     def run(self, call: Call, residual: np.ndarray | None, rows: slice, groups: slice) -> None:
         extra = () if residual is None else (residual,)
         pitch = () if residual is None else (residual.shape[1],)
-        sizes = (self.depth, self.columns, self.stored.window, self.x.shape[1], *pitch, self.y.shape[1])
+        sizes = (self.depth, self.columns, self.stored.window, *self.told, self.x.shape[1], *pitch, self.y.shape[1])
         ranges = (rows.start, rows.stop, groups.start, groups.stop)
         call(self.x, self.words, self.bias, *extra, self.y, *self.scratch, *sizes, *ranges)
 
@@ -84,7 +85,7 @@ def test_every_height_and_tail(
     block: tuple[int, int], depth: int, columns: int, target: Target, compiled: Compiled
 ) -> None:
     plain, residual = (compiled(sparse.kernel(target, *block, residual=r)) for r in (False, True))
-    for rows in (1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 130):
+    for rows in (1, 2, 3, 4, 7, 15, 16, 17, 33, 63, 64, 65, 130):
         product = Product(target, rows, depth, columns, block)
         product.all(plain)
         product.check(product.expected())
