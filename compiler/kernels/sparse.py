@@ -17,6 +17,7 @@ for which a vector of rows would be nearly empty, have a form of their own (`spa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.sparse import Blocks
@@ -122,7 +123,7 @@ class _Sparse:
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.window = k.size("window")
-        self.all_rows = k.size("rows") if few_rows(target.vector, shape.outputs) else None
+        self.all_rows: Expr = k.size("rows") if few_rows(target.vector, shape.outputs) else None
         self.ldx = k.size("ldx")
         self.ldr = k.size("ldr") if residual else None
         self.ldy = k.size("ldy")
@@ -142,7 +143,7 @@ class _Sparse:
         self.places = self.w.at((lists + 1) * self.group, "places_start")
         self.values = self.places.at(self._word(lists) * self.group, "values_start")
         few = few_rows(k.target.vector, shape.outputs)
-        k.choose([(self.all_rows <= rows, lambda rows=rows: self._few(rows)) for rows in few], self._tiles)
+        k.choose([(self.all_rows <= rows, partial(self._few, rows)) for rows in few], self._tiles)
 
     def _few(self, rows: int) -> None:
         """All rows at once: window after window of K, each for all groups of columns."""

@@ -3,9 +3,9 @@
 A vector holds numbers here, not rows, so that each number is read once, in order, with as many as fit. The
 words of x that the numbers of a group of columns meet are written one after the other first (`spread`): as
 the matrix has them, so that what follows are products of vectors. Lists end anywhere: all those of a group
-are taken together, for as many vectors as the longest has, and what is beyond the end of the others counts
-nothing. So nothing is left to guess for a branch but once for a group, where a loop over a list would end
-otherwise than foreseen every other time. At last sums of vectors become sums of columns.
+are taken for as many vectors as the longest has, and what is beyond the end of the others counts nothing. So
+branches of a group go one way, where a loop over each list to its end would end otherwise than foreseen every
+other time. At last sums of vectors become sums of columns.
 
 With several rows, the words of all rows for a number are neighbours, and each number is repeated for them.
 """
@@ -14,22 +14,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial, reduce
+from itertools import pairwise
 
 from isthmus.kernels.arithmetic import Arithmetic
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, lanes_of, vector_type
 from isthmus.kernels.tir import tirx
 from isthmus.target import BYTES_IN_WORD, VectorUnit
 
-# Rows that may share a vector.
-FEW = (1, 2, 4)
-# Pairs of blocks that are spread at once.
-STEP = 4
+# Rows that may share a vector, and the most rows by columns of a block for which that was measured to be
+# faster than a vector of rows.
+FEW, MOST = (1, 2, 4), 8
+# Elements of memory ahead of the values in use that are fetched.
+AHEAD = 2048
 
 
 def few_rows(vector: VectorUnit, outputs: int) -> tuple[int, ...]:
     """Numbers of rows that there is a form for: a vector has their sums of all columns of a block."""
     lanes = vector.lanes(32)
-    return tuple(rows for rows in FEW if lanes > 1 and rows * outputs <= lanes)
+    return tuple(rows for rows in FEW if lanes > 1 and rows * outputs <= min(lanes, MOST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Rows:
         self.tile, self.spread = tile.reread("int32"), spread.reread("int32").at(spread.offset)
         self.each = k.lanes // rows  # numbers of a vector
         self.floats = arithmetic.sums == "float32"
+        self.stage = k.stack("stage", k.lanes * (k.lanes // matrix.outputs), arithmetic.sums)
 
     def fill(self, source: Memory, depth: Expr, count: Expr, pitch: Expr, end: Expr) -> None:
         """The tile: words of `depth` elements of each row of `source`; zeros up to word `end`, and for rows
@@ -78,7 +82,7 @@ class Rows:
             row = source.at(r * pitch, f"row{r}")
             with k.when(count > r):
                 if rows == 1:
-                    k.vectorized("kk", whole, lambda kk, lanes, row=row: self._copy(row, kk, lanes))
+                    k.vectorized("kk", whole, partial(self._copy, row))
                 else:
                     with k.loop("kk", 0, whole) as kk:
                         self.tile.store(kk * rows + r, self._words(row, kk, 1))
@@ -103,22 +107,32 @@ class Rows:
             bytes_.store(to, k.cast(row.load(byte), "int8"))
 
     def sums(self, first: Expr, last: Expr, before: Expr) -> list[Expr]:
-        """The sums of lists [first, last), by row: vectors of columns. `before` is the window's first list."""
+        """The sums of lists [first, last) of the window whose first list is `before`: vectors of columns, one
+        for each row."""
         k, matrix = self.k, self.matrix
         begin, end = (k.let("pair", matrix.word(before + at)) for at in (first, last))
         self._spread(begin, end)
         count = k.lanes // matrix.outputs
-        ends = [k.let("end", matrix.word(before + k.smaller(first + i, last)) * matrix.each)
-                for i in range(count + 1)]
-        longest = ends[1] - ends[0]
-        for one, other in zip(ends[1:-1], ends[2:], strict=True):
-            longest = k.larger(longest, other - one)
-        chunks = k.let("chunks", k.divide_up(longest, self.each))
-        sums = [k.register(f"list{i}", k.lanes, 0, self.arithmetic.sums) for i in range(count)]
-        with k.loop("chunk", 0, chunks) as chunk:
-            for i, register in enumerate(sums):
-                self._add(register, ends[i] + chunk * self.each, ends[i + 1], begin * matrix.each, ends[-1])
-        return self._by_row([k.let("sums", register.value) for register in sums])
+        chunks = k.let("chunks", k.divide_up(self._longest(before + first, before + last, count), self.each))
+        with k.loop("list", 0, count) as i:
+            at = k.let("at", k.smaller(first + i, last))
+            start = k.let("start", self._place(before + at))
+            stop = k.let("stop", self._place(before + k.smaller(at + 1, last)))
+            register = k.register("sum", k.lanes, 0, self.arithmetic.sums)
+            with k.loop("chunk", 0, chunks) as chunk:
+                self._add(register, start + chunk * self.each, stop, begin * matrix.each, end * matrix.each)
+            self.stage.store(i * k.lanes, register.value)
+        return self._by_row([k.let("sums", self.stage.load(i * k.lanes, k.lanes)) for i in range(count)])
+
+    def _place(self, number: Expr) -> Expr:
+        """The first number of a list, of those of the matrix."""
+        return self.matrix.word(number) * self.matrix.each
+
+    def _longest(self, first: Expr, last: Expr, count: int) -> Expr:
+        """Numbers of the longest of `count` lists, or of those before `last`."""
+        k = self.k
+        ends = [k.let("end", self._place(k.smaller(first + i, last))) for i in range(count + 1)]
+        return reduce(k.larger, [stop - start for start, stop in pairwise(ends)])
 
     def _add(self, register: Register, at: Expr, stop: Expr, begin: Expr, end: Expr) -> None:
         """register += the products of a vector of numbers, of which those from `stop` on are not its own."""
@@ -144,12 +158,10 @@ class Rows:
     def _spread(self, begin: Expr, end: Expr) -> None:
         """The words of x for pairs [begin, end), as their values lie."""
         k = self.k
-        steps = k.let("steps", k.divide(end - begin, STEP))
-        with k.loop("step", 0, steps) as step:
-            first = k.let("first_pair", step * STEP)
-            for i in range(STEP):
-                self._spread_pair(begin, k.let("pair", first + i))
-        with k.loop("rest", steps * STEP, end - begin) as pair:
+        size = self.matrix.each * self.matrix.group
+        with k.loop("pair", 0, end - begin) as pair:
+            # Also keeps compilers from gathering by vectors, which is slower than one load after the other.
+            self.matrix.values.prefetch((begin + pair) * size + AHEAD)
             self._spread_pair(begin, pair)
 
     def _spread_pair(self, begin: Expr, pair: Expr) -> None:

@@ -66,11 +66,11 @@ class Product(Operands):
         x, extra = pitched(self.x, 3), pitched(self.residual, 5)
         y = np.full((rows, columns + 2), GUARD, np.float32)
         for r, g in spans or [(slice(0, rows), slice(0, self.groups))]:
+            sizes = (depth, columns, self.stored.window, *self.told)
+            pitches = (depth + 3, *((columns + 5,) if residual else ()), columns + 2)
             call(
                 x, self.stored.encode(self.w), offset, self.x_scale, int(self.x_scale.ndim > 0), w_scale,
-                bias,
-                *((extra,) if residual else ()), y, self.tile, self.sums, depth, columns, self.stored.window, *self.told,
-                depth + 3, *((columns + 5,) if residual else ()), columns + 2,
+                bias, *((extra,) if residual else ()), y, self.tile, self.sums, *sizes, *pitches,
                 r.start, r.stop, g.start, g.stop,
             )  # fmt: skip
         assert (y[:, columns:] == GUARD).all(), "wrote beyond n"
