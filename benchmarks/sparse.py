@@ -1,11 +1,12 @@
 """Zeros in MiniLM-L3: whole-model latency by density, against our own dense f32, onnxruntime and OpenVINO.
 
-    python benchmarks/sparse.py [--step models|latency|peers] [--seconds 40] [--plot docs/sparsity.svg]
+    python benchmarks/sparse.py [--step models|latency|sizes|peers] [--seconds 40] [--plot docs/sparsity.svg]
 
 The weights of the real model are pruned by magnitude and written as a plain ONNX file: all engines read the
 same zeros, and nobody is told. Our integers are those of `--precision int8`, over our dense integers. One
-thread, 8 x 128. Engines take turns in one process. OpenVINO is also asked
-to decompress sparse weights (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE), as it can for matrices above that rate.
+thread, 8 x 128, or (`sizes`) one text of few tokens. Engines take turns in one process. OpenVINO is also
+asked to decompress sparse weights (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE), as it can for matrices above that
+rate.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ FORMS = (
 INT8 = "int8 "
 INT8_FORMS = ("block:1x4@0.5", "block:1x4@0.8", "block:1x4@0.9", "block:4x4@0.8")
 PEERS = ("unstructured@0.8", "unstructured@0.9")
+LENGTHS = (1, 2, 4, 16, 128)
 # Smaller matrices, as of one number for each token, are nobody's concern.
 SMALLEST = 64
 
@@ -54,7 +57,7 @@ Run = Callable[[], object]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--step", choices=("models", "latency", "peers"), default="latency")
+    parser.add_argument("--step", choices=("models", "latency", "sizes", "peers"), default="latency")
     parser.add_argument("--seconds", type=float, default=40.0)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--only", action="append", help="a form, such as 'dense' or 'int8 block:1x4@0.8'")
@@ -66,6 +69,8 @@ def main() -> None:
     bundles = {form: _bundle(models[form.removeprefix(INT8)], form) for form in given.only or chosen}
     if given.step == "latency":
         _latency(bundles, given.seconds, given.plot)
+    if given.step == "sizes":
+        _sizes(bundles, given.seconds)
     if given.step == "peers":
         _peers(models, bundles, given.seconds)
 
@@ -98,9 +103,9 @@ def _file(form: str) -> str:
     return form.replace(":", "-").replace("@", "-").replace(" ", "-")
 
 
-def _inputs() -> dict[str, np.ndarray]:
-    ids = np.random.default_rng(0).integers(1000, 30000, (BATCH, LENGTH))
-    return {"input_ids": ids, "attention_mask": np.ones((BATCH, LENGTH), np.int64)}
+def _inputs(batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
+    ids = np.random.default_rng(0).integers(1000, 30000, (batch, length))
+    return {"input_ids": ids, "attention_mask": np.ones((batch, length), np.int64)}
 
 
 def _latency(bundles: dict[str, Path], seconds: float, plot: Path | None) -> None:
@@ -120,6 +125,25 @@ def _latency(bundles: dict[str, Path], seconds: float, plot: Path | None) -> Non
     Console().print(grid)
     if plot is not None:
         _draw(gains, plot)
+
+
+def _sizes(bundles: dict[str, Path], seconds: float) -> None:
+    """Ours alone, all forms in turns, of one text after the other of few tokens and more."""
+    grid = Table("weights", *(f"1 x {length}, ms" for length in LENGTHS))
+    rows: dict[str, list[str]] = {form: [] for form in bundles}
+    with pinned(1):
+        sessions = [load(path, threads=1) for path in bundles.values()]
+        for length in LENGTHS:
+            inputs = _inputs(1, length)
+            runs = [partial(session.run, inputs) for session in sessions]
+            timed = dict(zip(bundles, alternate(runs, seconds / len(LENGTHS)), strict=True))
+            for form, timing in timed.items():
+                dense = timed[INT8 + "dense" if form.startswith(INT8) else "dense"]
+                gain = 1 / ratio(timing, dense).median
+                rows[form].append(f"{1e3 * timing.best:.3f} ({gain:.2f}x)")
+    for form, cells in rows.items():
+        grid.add_row(form, *cells)
+    Console().print(grid)
 
 
 def _ours(bundle: Path, inputs: dict[str, np.ndarray]) -> Run:

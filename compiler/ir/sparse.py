@@ -16,6 +16,8 @@ Array = npt.NDArray[Any]
 # Places of blocks are stored in 16 bits, two to a word; one more than there are is the place of padding.
 MOST_PLACES = 0xFFFF
 WORD = 4
+# Words of zeros behind the last value: vectors of values may be read from wherever one begins.
+SPARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +26,12 @@ class Blocks:
 
     K is cut into windows of `window` rows, N into groups of `outputs` columns; each group has a list of
     blocks in each window. Stored as words of 32 bits: first where each list begins, window after window, and
-    where the last ends, in pairs. Then the lists, each in the order of K, its blocks two and two: a word with
-    both places (rows from the window's beginning / inputs; the first in the lower half), and the values of
-    either, input by input. A list with an odd number of blocks ends with one of zeros at the place
-    window / inputs, which is beyond the window. Columns and rows that are lacking to whole blocks are zero.
-    `pairs` is how many pairs all lists have, so that the type alone tells the size.
+    where the last ends, in pairs. Then the lists, each in the order of K, its blocks two and two: of all
+    lists first a word for each pair with both places (rows from the window's beginning / inputs; the first in
+    the lower half), then the values of all blocks, input by input, and `SPARE` words of zeros. A list with an
+    odd number of blocks ends with one of zeros at the place window / inputs, which is beyond the window.
+    Columns and rows that are lacking to whole blocks are zero. `pairs` is how many pairs all lists have, so
+    that the type alone tells the size.
 
     Of elements narrower than a word, as many neighbouring inputs as fill one lie together, and `inputs` is
     whole words of them: 1 x 4 bytes are the word that is multiplied at once. The words of lists and places
@@ -45,9 +48,9 @@ class Blocks:
             return f"csr({self.window},{self.pairs})"
         return f"block({self.outputs}x{self.inputs},{self.window},{self.pairs})"
 
-    def pair_words(self, group: int = 1) -> int:
-        """Words of one pair of blocks, of elements of which `group` fill a word."""
-        return 1 + 2 * self.outputs * self.inputs // group
+    def value_words(self, group: int = 1) -> int:
+        """Words of the values of all blocks, of elements of which `group` fill a word."""
+        return 2 * self.pairs * (self.outputs * self.inputs // group)
 
     def lists(self, depth: int, columns: int) -> int:
         """How many lists there are."""
@@ -56,7 +59,8 @@ class Blocks:
     def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
         if not self._holds(dtype.bytes):
             raise ValueError(f"{self} stores elements of 32 bits, or words of narrower ones, not {dtype}")
-        return WORD * (self.lists(*shape) + 1 + self.pairs * self.pair_words(WORD // dtype.bytes))
+        words = self.lists(*shape) + 1 + self.pairs + self.value_words(WORD // dtype.bytes)
+        return WORD * (words + SPARE)
 
     def _holds(self, itemsize: int) -> bool:
         """Whether blocks of elements of so many bytes are whole words."""
@@ -82,10 +86,9 @@ class Blocks:
             tiles[which, place].reshape(len(which), self.inputs // group, group, self.outputs).swapaxes(2, 3)
         )
         values[slots] = together.reshape(len(which), self.outputs * self.inputs)
-        words = np.empty((self.pairs, self.pair_words(group)), order)
-        words[:, 0] = numbers[0::2] | numbers[1::2] << np.uint32(16)
-        words[:, 1:] = values.view(order).reshape(self.pairs, words.shape[1] - 1)
-        return np.concatenate([first.astype(order), words.reshape(-1)]).astype(order).view(plain.dtype)
+        both = numbers[0::2] | numbers[1::2] << np.uint32(16)
+        words = [first.astype(order), both.astype(order), values.reshape(-1).view(order)]
+        return np.concatenate([*words, np.zeros(SPARE, order)]).view(plain.dtype)
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
         depth, columns = shape
@@ -95,11 +98,11 @@ class Blocks:
         ends = words[: lists + 1].astype(np.int64)
         counts = ends[1:] - ends[:-1]
         which = np.repeat(np.arange(lists), 2 * counts)
-        pairs = words[lists + 1 :].reshape(self.pairs, self.pair_words(group))
-        numbers = np.stack([pairs[:, 0] & np.uint32(0xFFFF), pairs[:, 0] >> np.uint32(16)], 1).reshape(-1)
-        values = np.ascontiguousarray(pairs[:, 1:]).view(stored.dtype)
+        both, values = np.split(words[lists + 1 : len(words) - SPARE], [self.pairs])
+        numbers = np.stack([both & np.uint32(0xFFFF), both >> np.uint32(16)], 1).reshape(-1)
         tiles = np.zeros((lists, places + 1, self.inputs, self.outputs), stored.dtype)
-        together = values.reshape(-1, self.inputs // group, self.outputs, group).swapaxes(2, 3)
+        together = values.view(stored.dtype).reshape(-1, self.inputs // group, self.outputs, group)
+        together = together.swapaxes(2, 3)
         tiles[which, numbers] = together.reshape(-1, self.inputs, self.outputs)
         windows, groups = -(-depth // self.window), -(-columns // self.outputs)
         whole = tiles[:, :places].reshape(windows, groups, places, self.inputs, self.outputs)

@@ -203,8 +203,11 @@ class _BlockGemm:
         if self.scales_in is DType.F8E8M0:
             exponent = k.cast(self.scales.load(place, lanes), "int32")
             return k.let("scale", k.bits(tirx.shift_left(exponent, k.constant(23, exponent)), "float32"))
+        halves = self.scales.load(place, lanes)
+        if lanes > 1 and k.target.instruction("widen_f16"):
+            return k.let("scale", k.helper(vector_type("float32", lanes), "widen_f16", halves))
         # Sign, exponent and mantissa where a float has them; what the exponent is short of, a product adds.
-        wide = k.cast(self.scales.load(place, lanes), "int32")
+        wide = k.cast(halves, "int32")
         moved = tirx.shift_left(wide, k.constant(13, wide))
         kept = tirx.bitwise_and(moved, k.constant(-0x70002000, moved))
         return k.let("scale", k.bits(kept, "float32") * 2.0**112)

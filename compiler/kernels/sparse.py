@@ -10,12 +10,14 @@ What a number is, `arithmetic` says: one f32, or a word of four bytes, of which 
 those of each row. Then sums are integers, exact, and become floats on their way out, as in the dense product.
 
 What it costs: one load for each multiplication, one more for each number, so at most 4 of 5 multiplications
-that the core could do with one number to a block, nearly all with 4 columns to a block.
+that the core could do with one number to a block, nearly all with 4 columns to a block. Products of few rows,
+for which a vector of rows would be nearly empty, have a form of their own (`sparse_rows`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.sparse import Blocks
@@ -23,6 +25,7 @@ from isthmus.kernels.arithmetic import F32, Arithmetic
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
+from isthmus.kernels.sparse_rows import Matrix, Rows, few_rows, spread_words
 from isthmus.kernels.squares import clear_words, transpose_rows, transpose_words, transposed
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, sparse_vectors
@@ -43,7 +46,15 @@ def scratch_words(
     """Words of scratch of one call: of a tile of x, and of the sums of all columns."""
     wide = sparse_vectors(target.vector, stored.outputs) * target.vector.lanes(32)
     sums = -(-columns // stored.outputs) * stored.outputs
-    return (stored.window + stored.inputs) // arithmetic.group * wide, sums * wide
+    words = (stored.window + stored.inputs) // arithmetic.group
+    width = group_width(target, stored.outputs)
+    few = max(few_rows(target.vector, stored.outputs), default=0) * -(-columns // width) * width
+    return words * wide, max(sums * wide, few + spread_words(target.vector, stored.outputs, words))
+
+
+def tells_rows(target: Target, outputs: int) -> bool:
+    """Whether the kernel is told how many rows there are in all."""
+    return bool(few_rows(target.vector, outputs))
 
 
 def group_width(target: Target, outputs: int) -> int:
@@ -62,11 +73,12 @@ def kernel(
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of columns.
 
     `void sparse_<arithmetic>_<outputs>x<inputs>[_res][_<activation>](x, w, bias, [residual,] y, tile, sums,
-    k, n, window, ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`. x[rows, k], residual[rows, n]
-    and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs, inputs, window, ..)`, and only
-    numbers that are stored take part: a NaN in x does not meet the others' zeros. bias is padded to whole
-    groups of `group_width` columns; tile and sums are scratch, `scratch_words`. Each sum has its order,
-    whatever the ranges. residual may be y. What `arithmetic` needs besides, follows w, padded as bias.
+    k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`. x[rows, k],
+    residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs, inputs, window,
+    ..)`, and only numbers that are stored take part: a NaN in x does not meet the others' zeros. bias is
+    padded to whole groups of `group_width` columns; tile and sums are scratch, `scratch_words`. Each sum has
+    its order for the number of all `rows` (which is there where `tells_rows`), whatever the ranges. residual
+    may be y. What `arithmetic` needs besides, follows w, padded as bias.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"sparse has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
@@ -111,6 +123,7 @@ class _Sparse:
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.window = k.size("window")
+        self.all_rows: Expr = k.size("rows") if few_rows(target.vector, shape.outputs) else None
         self.ldx = k.size("ldx")
         self.ldr = k.size("ldr") if residual else None
         self.ldy = k.size("ldy")
@@ -122,10 +135,52 @@ class _Sparse:
 
     def body(self) -> None:
         k, shape = self.k, self.shape
-        self.stage = k.stack("stage", self.width * shape.vectors * self.lanes, self.arithmetic.sums)
         self.window_words = self.window if self.group == 1 else k.divide(self.window, self.group)
-        rows = k.let("rows", k.larger(self.row_end - self.row_begin, 0))
-        vectors = k.let("vectors", k.divide_up(rows, self.lanes))
+        self.row_count = k.let("row_count", k.larger(self.row_end - self.row_begin, 0))
+        self.many = k.let("many", k.divide_up(self.columns, shape.outputs))
+        self.windows = k.let("windows", k.divide_up(self.depth, self.window))
+        lists = k.let("lists", self.windows * self.many)
+        self.places = self.w.at((lists + 1) * self.group, "places_start")
+        self.values = self.places.at(self._word(lists) * self.group, "values_start")
+        few = few_rows(k.target.vector, shape.outputs)
+        k.choose([(self.all_rows <= rows, partial(self._few, rows)) for rows in few], self._tiles)
+
+    def _few(self, rows: int) -> None:
+        """All rows at once: window after window of K, each for all groups of columns."""
+        k, shape = self.k, self.shape
+        size = k.let("size", k.divide_up(self.columns, self.width) * self.width)
+        matrix = Matrix(
+            shape.outputs, shape.inputs, self.group, self.places, self.values, self._word, self.many
+        )
+        few = Rows(k, self.arithmetic, matrix, rows, self.tile, self.sums.at(size * rows, "spread"))
+        end = self.window_words + shape.inputs
+        with k.when(self.row_count > 0), k.loop("window", 0, self.windows) as window:
+            begin = k.let("window_begin", window * self.window)
+            depth = k.let("window_depth", k.smaller(self.window, self.depth - begin))
+            source = self.x.at(self.row_begin * self.ldx + begin, "source")
+            few.fill(source, depth, self.row_count, self.ldx, end)
+            with k.loop("group", self.group_begin, self.group_end) as group:
+                column = k.let("column", group * self.width)
+                first = k.let("first_list", k.divide(column, shape.outputs))
+                last = k.let("last_list", k.smaller(first + self.width // shape.outputs, self.many))
+                sums = few.sums(first, last, k.let("before", window * self.many))
+                left = k.let("left", self.columns - column)
+                for r, row in enumerate(sums):
+                    partial = self.sums.at(size * r + column, "partial")
+                    total = k.register("total", self.lanes, row, self.arithmetic.sums)
+                    with k.when(window > 0):
+                        total.set(partial.load(0, self.lanes) + total.value)
+                    with k.when(window + 1 < self.windows):
+                        partial.store(0, total.value)
+                    with k.otherwise(), k.when(self.row_count > r):
+                        bias = k.let("bias_part", self.bias.load(column, self.lanes))
+                        initial = self._initial(column)
+                        self._finish_row(total.value, initial, self.row_begin + r, column, left, bias)
+
+    def _tiles(self) -> None:
+        k, shape = self.k, self.shape
+        self.stage = k.stack("stage", self.width * shape.vectors * self.lanes, self.arithmetic.sums)
+        vectors = k.let("vectors", k.divide_up(self.row_count, self.lanes))
         tiles = k.let("tiles", k.divide_up(vectors, shape.vectors))
         fewer = k.let("fewer", k.divide(vectors, k.larger(tiles, 1)))
         more = k.let("more", vectors - fewer * tiles)
@@ -139,10 +194,7 @@ class _Sparse:
 
     def _rows(self, vectors: int) -> None:
         """A tile of `vectors` vectors of rows: window after window of K, each for all groups of columns."""
-        k = self.k
-        many = k.let("many", k.divide_up(self.columns, self.shape.outputs))
-        windows = k.let("windows", k.divide_up(self.depth, self.window))
-        self.pairs = self.w.at((windows * many + 1) * self.group, "pairs")
+        k, many, windows = self.k, self.many, self.windows
         with k.loop("window", 0, windows) as window:
             begin = k.let("window_begin", window * self.window)
             depth = k.let("window_depth", k.smaller(self.window, self.depth - begin))
@@ -194,12 +246,12 @@ class _Sparse:
         begin, end = (k.let("pair", self._word(before + number + i)) for i in (0, 1))
         each = shape.outputs * shape.inputs
         with k.loop("pair", begin, end) as pair:
-            blocks = self.pairs.at(pair * ((1 + 2 * each) * self.group), "pair_start")
-            places = k.let("places", self.arithmetic.places(blocks, 0))
+            blocks = self.values.at(pair * (2 * each * self.group), "pair_start")
+            places = k.let("places", self.arithmetic.places(self.places, pair * self.group))
             low = k.cast(places, "int64") & k.constant(0xFFFF, self.column)
             high = k.cast(places, "int64") >> k.constant(16, self.column)
             for s, found in enumerate((low, high)):
-                numbers = blocks.at((1 + s * each) * self.group, "numbers")
+                numbers = blocks.at(s * each * self.group, "numbers")
                 self._block(sums[s % sets], vectors, k.let("block_place", found), numbers)
         staged = self.stage.at(place * (shape.outputs * wide), "staged")
         with k.when(self.ends):
@@ -241,18 +293,25 @@ class _Sparse:
             left = k.let("left", self.columns - column)
             with k.when(left > 0):
                 bias = k.let("bias_part", self.bias.load(column, lanes))
-                initial = None
-                if self.arithmetic.late:
-                    initial = k.let("initial", self.arithmetic.initial(column, lanes))
+                initial = self._initial(column)
                 with k.loop("v", 0, vectors) as v:
                     valid = k.let("valid", self.count - v * lanes)
                     lines = [self.stage.at((part + j) * wide, f"line{j}") for j in range(lanes)]
                     for i, row in enumerate(transposed(k, lines, v * lanes)):
                         with k.when(valid > i):
                             number = self.first + v * lanes + i
-                            total = row if initial is None else row + initial
-                            value = self.arithmetic.value(total, number, column)
-                            self._store(number, column, left, value + bias)
+                            self._finish_row(row, initial, number, column, left, bias)
+
+    def _initial(self, column: Expr) -> Expr | None:
+        """What is added to the sums of columns from `column` on before anything else."""
+        k = self.k
+        return k.let("initial", self.arithmetic.initial(column, self.lanes)) if self.arithmetic.late else None
+
+    def _finish_row(
+        self, sums: Expr, initial: Expr | None, number: Expr, column: Expr, left: Expr, bias: Expr
+    ) -> None:
+        total = sums if initial is None else sums + initial
+        self._store(number, column, left, self.arithmetic.value(total, number, column) + bias)
 
     def _store(self, row: Expr, column: Expr, left: Expr, value: Expr) -> None:
         k, lanes = self.k, self.lanes

@@ -39,6 +39,7 @@ from isthmus.lowering.state import (
     static_size,
 )
 from isthmus.lowering.views import Buffer, View, whole
+from isthmus.target import Target
 
 
 def row_result(state: Lowering, value: Value, width: int) -> tuple[View, Dim | Pitch]:
@@ -110,7 +111,7 @@ def _product_kernel(state: Lowering, value: Value) -> Kernel:
 
 def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
     """The same over a matrix of which only the blocks with numbers are stored."""
-    _, w, _, *residual = value.args
+    x, w, _, *residual = value.args
     activation = value.attr("activation")
     kernel = sparse.kernel(
         state.target,
@@ -122,7 +123,13 @@ def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
     tile, sums = sparse.scratch_words(state.target, stored, w.t.static_shape[1])
     width = sparse.group_width(state.target, stored.outputs)
     scratch = [Scratch(tile), Scratch(sums, tile)]
-    _call_product(state, value, kernel, width, scratch, [Number(stored.window)])
+    _call_product(state, value, kernel, width, scratch, sparse_sizes(state.target, x, stored))
+
+
+def sparse_sizes(target: Target, x: Value, stored: Blocks) -> list[Arg]:
+    """What a product with `stored` is told besides K and N: its window, and perhaps how many rows x has."""
+    told = sparse.tells_rows(target, stored.outputs)
+    return [Number(stored.window), *([Number(product(x.shape[:-1]))] if told else [])]
 
 
 def distance(pitch: Dim | Pitch) -> Arg:

@@ -12,7 +12,7 @@ from isthmus.kernels import block_gemm, block_row, byte_rows, gemm, quantize_row
 from isthmus.kernels.builder import C_TYPES
 from isthmus.kernels.byte_arithmetic import arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
-from isthmus.lowering.heavy import distance, row_result
+from isthmus.lowering.heavy import distance, row_result, sparse_sizes
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32, static_size
 from isthmus.lowering.views import View, whole
@@ -75,7 +75,7 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         *scratch,
         Number(k),
         Number(n),
-        *([Number(stored.window)] if isinstance(stored, Blocks) else []),
+        *(sparse_sizes(state.target, x, stored) if isinstance(stored, Blocks) else []),
         *map(distance, (ldx, *(pitch for _, _, pitch in others), ldy)),
     ]
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)

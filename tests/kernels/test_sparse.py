@@ -42,6 +42,7 @@ class Product:
         self.stored = Blocks.of(self.weight, -(-window // inputs) * inputs, *block)
         self.width = sparse.group_width(target, outputs)
         self.groups = -(-columns // self.width)
+        self.told = (rows,) if sparse.tells_rows(target, outputs) else ()
         self.words = self.stored.encode(self.weight)
         self.x = self._pitched(random.standard_normal((rows, depth)), 3)
         self.residual = self._pitched(random.standard_normal((rows, columns)), 5)
@@ -60,7 +61,15 @@ class Product:
     def run(self, call: Call, residual: np.ndarray | None, rows: slice, groups: slice) -> None:
         extra = () if residual is None else (residual,)
         pitch = () if residual is None else (residual.shape[1],)
-        sizes = (self.depth, self.columns, self.stored.window, self.x.shape[1], *pitch, self.y.shape[1])
+        sizes = (
+            self.depth,
+            self.columns,
+            self.stored.window,
+            *self.told,
+            self.x.shape[1],
+            *pitch,
+            self.y.shape[1],
+        )
         ranges = (rows.start, rows.stop, groups.start, groups.stop)
         call(self.x, self.words, self.bias, *extra, self.y, *self.scratch, *sizes, *ranges)
 
@@ -84,7 +93,7 @@ def test_every_height_and_tail(
     block: tuple[int, int], depth: int, columns: int, target: Target, compiled: Compiled
 ) -> None:
     plain, residual = (compiled(sparse.kernel(target, *block, residual=r)) for r in (False, True))
-    for rows in (1, 2, 7, 15, 16, 17, 33, 63, 64, 65, 130):
+    for rows in (1, 2, 3, 4, 7, 15, 16, 17, 33, 63, 64, 65, 130):
         product = Product(target, rows, depth, columns, block)
         product.all(plain)
         product.check(product.expected())
@@ -121,6 +130,36 @@ def test_ranges_compose(block: tuple[int, int], target: Target, compiled: Compil
         for groups in (slice(0, 1), slice(1, pieces.groups)):
             pieces.run(call, None, rows, groups)
     np.testing.assert_array_equal(pieces.y, whole.y)
+
+
+@pytest.mark.parametrize("block", [(1, 1), (4, 1), (4, 4)], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_few_rows_have_one_order_too(
+    rows: int, block: tuple[int, int], target: Target, compiled: Compiled
+) -> None:
+    """Threads share out the rows and columns of a product of few rows as well."""
+    call = compiled(sparse.kernel(target, *block))
+    whole, pieces = (Product(target, rows, 100, 70, block) for _ in range(2))
+    whole.all(call)
+    for span in (slice(0, 1), slice(1, rows)):
+        for groups in (slice(0, 1), slice(1, pieces.groups)):
+            pieces.run(call, None, span, groups)
+    np.testing.assert_array_equal(pieces.y, whole.y)
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("odd", [np.nan, np.inf])
+def test_few_rows_meet_stored_numbers_only(odd: float, rows: int, target: Target, compiled: Compiled) -> None:
+    product = Product(target, rows, 70, 50)
+    product.x[rows - 1, [7, 32]] = odd
+    product.weight[40, 3] = odd
+    product.stored = Blocks.of(product.weight, product.stored.window)
+    product.words = product.stored.encode(product.weight)
+    product.all(compiled(sparse.kernel(target, 1, 1)))
+    x = product.x[:, : product.depth].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        terms = np.where(product.weight[None] == 0, 0, x[:, :, None] * product.weight[None])
+        product.check(terms.sum(1) + product.bias[: product.columns])
 
 
 def test_nothing_to_do(target: Target, compiled: Compiled) -> None:

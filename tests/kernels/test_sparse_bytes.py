@@ -54,6 +54,7 @@ class Product(Operands):
         self.w[~np.repeat(np.repeat(kept, inputs, 0), outputs, 1)[:depth, :columns]] = 0
         self.width = sparse.group_width(chip, outputs)
         self.groups = -(-columns // self.width)
+        self.told = (rows,) if sparse.tells_rows(chip, outputs) else ()
         self.stored = Blocks.of(self.w, 32, *block)
         words = sparse.scratch_words(chip, self.stored, columns, words_of(chip))
         self.tile = np.full(4 * words[0], 77, self.dtype)
@@ -65,11 +66,11 @@ class Product(Operands):
         x, extra = pitched(self.x, 3), pitched(self.residual, 5)
         y = np.full((rows, columns + 2), GUARD, np.float32)
         for r, g in spans or [(slice(0, rows), slice(0, self.groups))]:
+            sizes = (depth, columns, self.stored.window, *self.told)
+            pitches = (depth + 3, *((columns + 5,) if residual else ()), columns + 2)
             call(
                 x, self.stored.encode(self.w), offset, self.x_scale, int(self.x_scale.ndim > 0), w_scale,
-                bias,
-                *((extra,) if residual else ()), y, self.tile, self.sums, depth, columns, self.stored.window,
-                depth + 3, *((columns + 5,) if residual else ()), columns + 2,
+                bias, *((extra,) if residual else ()), y, self.tile, self.sums, *sizes, *pitches,
                 r.start, r.stop, g.start, g.stop,
             )  # fmt: skip
         assert (y[:, columns:] == GUARD).all(), "wrote beyond n"
@@ -82,7 +83,7 @@ def test_every_height_and_tail(
     block: tuple[int, int], depth: int, columns: int, chip: Target, kernels: Callable[..., Call]
 ) -> None:
     residual = block == (1, 4)
-    for rows in (1, 2, 15, 16, 17, 33, 64, 65, 130):
+    for rows in (1, 2, 3, 4, 15, 16, 17, 33, 64, 65, 130):
         product = Product(chip, rows, depth, columns, block, each=rows != 17)
         got = product.run(kernels(block, residual), residual)
         np.testing.assert_array_equal(got, product.expected(residual))
