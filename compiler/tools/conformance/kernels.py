@@ -141,8 +141,10 @@ def _ragged() -> Iterator[Case]:
             for count, size in sizes
         )
         masks = [rows(maker.floats("f32[b,n]", -4, 0))] if masked else []
-        form = {"safe": safe, "causal": causal, "mixed": mixed}
-        found = ragged.ragged_attention(q, k, v, layout.ends, *masks, longest=(N,), scale=width**-0.5, **form)
+        found = ragged.ragged_attention(
+            q, k, v, layout.ends, *masks,
+            longest=(N,), scale=width**-0.5, safe=safe, causal=causal, mixed=mixed,
+        )  # fmt: skip
         back = movement.gather(movement.transpose(found, perm=(1, 0, 2)), layout.row, axis=0)
         yield maker.case(back, None if mixed else SUM)
 
