@@ -8,7 +8,8 @@ tile and chunk are all there is ever of queries x keys, a chunk of K and V is in
 the tiles of a group use it, and keys that no query of a tile sees are not looked at. Tile heights are
 balanced as in `gemm`.
 
-A few queries alone (a decoder's next token) take a way of their own: `attention_few`.
+A few queries alone (a decoder's next token) take a way of their own: `attention_few`, and on bf16
+`attention_few_pairs`.
 
 The highest score is subtracted before anything is rounded, so a row that is -3.4e38 throughout is uniform,
 and a row that is -inf throughout is NaN (or 0 where that is asked for), as in float32 softmax step by step.
@@ -21,6 +22,7 @@ from functools import partial
 
 from isthmus.errors import CompilerBug
 from isthmus.kernels.attention_few import few_query
+from isthmus.kernels.attention_few_pairs import few_query_pairs
 from isthmus.kernels.attention_pairs import PAIR, PairSteps, copy_query, pack_keys, pack_values
 from isthmus.kernels.attention_shape import (
     CHUNK,
@@ -169,9 +171,6 @@ class _Attention:
         mask = None
         if self.mask is not None:
             mask = self.mask.at(batch * self.m_strides[0] + head * self.m_strides[1], "mask_head")
-        if self.mixed:
-            self._many(unit, batch, head, tiles, q, mask, out)
-            return
         with k.when(self.queries <= FEW_QUERIES):
             self._few(batch, head, q, mask, out)
         with k.otherwise():
@@ -198,6 +197,9 @@ class _Attention:
         sums = results.at(shape.group * shape.value_pitch, "sums_start")
         mask = sums.at(shape.group * shape.lanes, "mask_start")
         powers = scores
+        if self.mixed:
+            start = PAIR * (padded + PAIR * shape.lanes)
+            self.few_powers = self.scratch.reread("uint16").at(start, "few_powers_start")
         if self.pairs:
             powers = self.scratch.reread("uint16").at(scores.offset * PAIR, "powers_start")
         return Parts(self.scratch, packed_v, queries, scores, results, sums, mask, powers)
@@ -286,9 +288,16 @@ class _Attention:
         keys = self.k_input.at(batch * self.k_strides[0] + shared * self.k_strides[1], "k_head")
         values = self.v_input.at(batch * self.v_strides[0] + shared * self.v_strides[1], "v_head")
         with k.loop("i", 0, self.queries) as i:
-            self._scale_query(q.at(i * self.q_strides[2], "q_row"), self.parts.queries)
+            row = q.at(i * self.q_strides[2], "q_row")
+            if self.mixed:
+                copy_query(k, self.shape, row, self.parts.queries)
+            else:
+                self._scale_query(row, self.parts.queries)
             line = mask.at(i * self.m_strides[2], "mask_row") if mask and self.mask_kind == "full" else mask
-            few_query(
+            few = few_query
+            if self.mixed:
+                few = partial(few_query_pairs, scale=self.scale, powers=self.few_powers)
+            few(
                 k,
                 self.shape,
                 self.parts.queries,
@@ -296,9 +305,9 @@ class _Attention:
                 (values, self.v_strides[2]),
                 line,
                 self.scratch,
-                out.at(i * self.o_strides[2], "out_row"),
-                k.let("seen", k.larger(self._seen(i), 0)),
-                self.safe,
+                out=out.at(i * self.o_strides[2], "out_row"),
+                seen=k.let("seen", k.larger(self._seen(i), 0)),
+                safe=self.safe,
             )
 
     # Packing

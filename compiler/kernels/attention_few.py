@@ -33,7 +33,7 @@ def few_query(
     """out = softmax(q k^T + mask) v over the first `seen` keys. q is scaled; keys and values come with the
     distance between their rows; `scores` has room for `seen` and a vector more."""
     _scores(k, shape, q, *keys, mask, scores, seen)
-    inverse = _softmax(k, scores, seen, safe)
+    inverse = softmax(k, scores, seen, safe)
     _values(k, shape, *values, scores, out, seen, inverse)
 
 
@@ -85,8 +85,8 @@ def _scores(
         store(j, k.reduce_sum(dots(j, 1)[0]), 1)
 
 
-def _softmax(k: Builder, scores: Memory, seen: Expr, safe: bool) -> Expr:
-    """scores = e^(scores - highest); one over their sum."""
+def softmax(k: Builder, scores: Memory, seen: Expr, safe: bool) -> Expr:
+    """scores = e^(scores - highest); one over their sum, or 0 where that is 0 and `safe`."""
     highest, last = k.register("highest", k.lanes, -math.inf), k.register("last", 1, -math.inf)
 
     def higher(j: Expr, lanes: int) -> None:

@@ -23,14 +23,23 @@ PAIR = 2  # bf16 in a word
 
 
 def line_of(k: Builder, row: Memory, start: int, width: int, count: int) -> Expr:
-    """`count` elements of a row from `start` on; zeros where the row has ended."""
-    if start + count <= width:
+    """`count` elements of a row from `start`, a multiple of `count`, on; zeros where the row has ended.
+
+    Of a row that ends before, no more is read than it has: its last `count` elements and those before, moved,
+    or, of a shorter one, two vectors that overlap.
+    """
+    left = width - start
+    if left >= count:
         return row.load(start, count)
-    stage = k.stack("row_end", count, row.dtype)
-    stage.store(0, 0.0 if row.dtype == "float32" else 0, count)
-    for i in range(width - start):
-        stage.store(i, row.load(start + i))
-    return k.let("line", stage.load(0, count))
+    if width > count:
+        parts, order = [row.load(width - count, count)], [*range(count - left, count)]
+    else:
+        half = 1 << (left.bit_length() - 1)
+        parts = [row.load(at, half) for at in (start, width - half)]
+        order = [*range(half), *range(3 * half - left, 2 * half)]
+    zeros = k.spread(0.0 if row.dtype == "float32" else 0, count, row.dtype)
+    given = sum(map(lanes_of, parts))
+    return k.let("line", k.shuffle([*parts, zeros], [*order, *range(given, given + count - left)]))
 
 
 def words_of(k: Builder, row: Memory, start: int, width: int) -> Expr:
@@ -90,21 +99,10 @@ def pack_values(k: Builder, shape: Shape, source: Memory, pitch: Expr, keys: Exp
 
 
 def copy_query(k: Builder, shape: Shape, row: Memory, copy: Memory) -> None:
-    """A row of q as words."""
-    if row.dtype == "float32":
-        for start in range(0, shape.words, shape.lanes):
-            words = k.bits(words_of(k, row, start * PAIR, shape.width), "float32")
-            # What is beyond the row's words is overwritten by the next row, or room of the scores.
-            copy.store(start, words)
-        return
-
-    def element(word: Expr, lanes: int) -> None:
-        halves = row.load(word * PAIR, PAIR * lanes)
-        copy.store(word, tirx.reinterpret(vector_type("float32", lanes), halves))
-
-    k.vectorized("word", shape.width // PAIR, element)
-    if shape.width % PAIR:
-        copy.store(shape.words - 1, k.bits(k.cast(row.load(shape.width - 1), "uint32"), "float32"))
+    """A row of q as words, zeros behind them up to a whole vector."""
+    for start in range(0, shape.words, shape.lanes):
+        # What is beyond the row's words is overwritten by the next row, or room of the scores.
+        copy.store(start, k.bits(words_of(k, row, start * PAIR, shape.width), "float32"))
 
 
 class PairSteps(Steps):

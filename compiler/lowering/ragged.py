@@ -12,6 +12,7 @@ from isthmus.lowering.state import (
     Handler,
     Lowering,
     inner_unit,
+    not_on_target,
     require_f32,
     round_up,
     rounds_attention,
@@ -42,7 +43,11 @@ def _kept_rows(state: Lowering, value: Value) -> None:
 def _ragged_attention(state: Lowering, value: Value) -> None:
     """Fused attention within each sequence; the result is laid out [rows, heads, width]."""
     q, k, v, ends, *masks = value.args
-    require_f32(value, state.target, (q, k, v, *masks))
+    mixed = value.attr("mixed")
+    if not mixed:
+        require_f32(value, state.target, (q, k, v, *masks))
+    elif state.target.instruction("dot_bf16") is None:
+        raise not_on_target(value, state.target)
     views = [inner_unit(state, a) for a in (q, k, v)]
     heads, rows, value_width = value.shape
     count, width, value_width = (static_size(value, state, d) for d in (heads, q.shape[2], value_width))
@@ -52,7 +57,7 @@ def _ragged_attention(state: Lowering, value: Value) -> None:
     kind: attention.Mask = "row" if masks else "none"
     place = _result(state, value, rows)
     rounds = rounds_attention(value, state.target)
-    scratch = attention.scratch(state.target, width, value_width, kind, rounds)
+    scratch = attention.scratch(state.target, width, value_width, kind, mixed or rounds)
     floats = round_up(longest, scratch.block) * scratch.per_key + scratch.constant
     strides: list[Dim] = [s for view in (*views, place) for s in view.strides[:2]]
     mask = [state.contiguous(m) for m in masks]
@@ -62,8 +67,8 @@ def _ragged_attention(state: Lowering, value: Value) -> None:
         Real(value.attr("scale")),
         *(Number(d) for d in (count, group, longest, last.strides[0], *strides)),
     ]
-    form = (value.attr("safe"), value.attr("causal"))
-    kernel = attention.kernel(state.target, width, value_width, kind, *form, ragged=True, rounds=rounds)
+    form = (value.attr("safe"), value.attr("causal"), True, mixed, rounds)
+    kernel = attention.kernel(state.target, width, value_width, kind, *form)
     state.call(kernel, args, place.buffer, value, ends.shape[0] * count)
     state.views[value] = place
 

@@ -193,11 +193,7 @@ def _attention_infer(
     mixed: bool,
     rounds: bool,
 ) -> TensorType:
-    rules.computing(q)
-    if not rules.same_dtype(q, k, v, *(() if mixed else mask)).is_float:
-        raise TypeMismatch(f"attention takes floating-point elements, got {q}")
-    if mixed and (q.dtype is not DType.BF16 or any(m.dtype is not DType.F32 for m in mask)):
-        raise TypeMismatch(f"mixed attention takes bf16 and a mask of f32, got {q} {mask}")
+    check_elements("attention", (q, k, v), mask, mixed)
     if not q.rank == k.rank == v.rank == 4:
         raise TypeMismatch(f"attention takes [batch, heads, length, width], got {q}, {k}, {v}")
     fits = q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2] and k.shape[:2] == v.shape[:2]
@@ -207,6 +203,17 @@ def _attention_infer(
     if mask and rules.broadcast_shapes(mask[0].shape, scores) != scores:
         raise TypeMismatch(f"the mask {mask[0]} does not broadcast to [{','.join(map(str, scores))}]")
     return q.with_shape((*q.shape[:3], v.shape[3]))
+
+
+def check_elements(name: str, factors: Sequence[TensorType], mask: Sequence[TensorType], mixed: bool) -> None:
+    """Raise `TypeMismatch` unless q, k, v and mask are of types that attention takes: floats of one type, or,
+    mixed, bf16 and f32."""
+    rules.computing(*factors)
+    dtype = rules.same_dtype(*factors, *(() if mixed else mask))
+    if not dtype.is_float:
+        raise TypeMismatch(f"{name} takes floating-point elements, got {factors[0]}")
+    if mixed and (dtype is not DType.BF16 or any(m.dtype is not DType.F32 for m in mask)):
+        raise TypeMismatch(f"mixed {name} takes bf16 and a mask of f32, got {factors[0]} {mask}")
 
 
 def divides(part: Dim, whole: Dim) -> bool:

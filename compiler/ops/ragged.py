@@ -10,7 +10,7 @@ import numpy as np
 from isthmus.ir.dims import Expr, Shape
 from isthmus.ir.graph import Kind, Op, Trait, TypeMismatch
 from isthmus.ir.types import Array, DType, TensorType
-from isthmus.ops import nn, rules
+from isthmus.ops import nn
 
 
 def _kept_rows_infer(count: TensorType, *, dim: Shape) -> TensorType:
@@ -54,10 +54,12 @@ def _ragged_attention_infer(
     scale: float,
     safe: bool,
     causal: bool,
+    mixed: bool,
     rounds: bool,
 ) -> TensorType:
-    if not rules.same_dtype(q, k, v, *mask).is_float or ends.dtype is not DType.I64 or ends.rank != 1:
-        raise TypeMismatch(f"ragged_attention takes floating-point elements and ends in i64, got {q}, {ends}")
+    nn.check_elements("ragged_attention", (q, k, v), mask, mixed)
+    if ends.dtype is not DType.I64 or ends.rank != 1:
+        raise TypeMismatch(f"ragged_attention takes ends in i64, got {ends}")
     if not q.rank == k.rank == v.rank == 3 or len(longest) != 1:
         raise TypeMismatch(f"ragged_attention takes [heads, rows, width], got {q}, {k}, {v}")
     if not q.shape[1] == k.shape[1] == v.shape[1] or any(m.shape != q.shape[1:2] for m in mask):
@@ -77,6 +79,7 @@ def _ragged_attention_reference(
     scale: float,
     safe: bool,
     causal: bool,
+    mixed: bool,
     rounds: bool,
 ) -> Array:
     result = np.zeros((*q.shape[:2], v.shape[2]), np.float64)
@@ -89,6 +92,7 @@ def _ragged_attention_reference(
             scale=scale,
             safe=safe,
             causal=causal,
+            mixed=mixed,
         )
         result[:, own] = part[0]
         start = own.stop
@@ -100,12 +104,19 @@ ragged_attention = Op(
     _ragged_attention_infer,
     _ragged_attention_reference,
     (4, 5),
-    {"longest": Kind.DIMS, "scale": Kind.FLOAT, "safe": Kind.BOOL, "causal": Kind.BOOL, "rounds": Kind.BOOL},
-    {"safe": False, "causal": False, "rounds": False},
+    {
+        "longest": Kind.DIMS,
+        "scale": Kind.FLOAT,
+        "safe": Kind.BOOL,
+        "causal": Kind.BOOL,
+        "mixed": Kind.BOOL,
+        "rounds": Kind.BOOL,
+    },
+    {"safe": False, "causal": False, "mixed": False, "rounds": False},
     doc=(
         "attention within each sequence, over [heads, rows, width]: sequence i are the rows ends[i-1] .. "
         "ends[i]-1, at most `longest`. The mask has one number for each row, added to its scores as a key. "
-        "rounds: as in attention."
+        "mixed, rounds: as in attention."
     ),
 )
 

@@ -15,9 +15,14 @@ from isthmus.machine import Machine
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-# Chips with the same vectors have the same kernels: the most capable of each stands for the others.
+MACHINE = Machine.here()
+# Chips with the same vectors have the same kernels: the most capable of each that runs here stands for the others.
 LEVELS = tuple(
-    {target.vector: target for target in x86_64.TARGETS if target.os == Machine.here().os}.values()
+    {
+        target.vector: target
+        for target in sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
+        if target.os == MACHINE.os
+    }.values()
 )
 
 

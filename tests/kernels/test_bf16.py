@@ -219,7 +219,8 @@ class Attention:
             self.mask = random.standard_normal((batch, heads, queries, keys)).astype(np.float32)
         self.scale = 1 / math.sqrt(width)
 
-    def run(self, call: Call, chip: Target, stored: type[np.generic] = np.uint16) -> np.ndarray:
+    def run(self, call: Call, chip: Target, stored: type[np.generic] = np.uint16, cut: int = 0) -> np.ndarray:
+        """The result, in two calls where it is to be `cut`."""
         (_, value_width), (batch, heads, group, queries, keys) = self.widths, self.sizes
         out = np.full((batch, queries, heads, value_width), GUARD, stored)
         scratch = room(chip, self.widths, self.kind)
@@ -237,7 +238,8 @@ class Attention:
             a.view(stored) if stored is np.uint16 else a.astype(stored) for a in (self.q, self.k, self.v)
         ]
         sizes = (heads, group, queries, keys)
-        call(*inputs, *masks, out, memory, self.scale, *sizes, *map(int, strides), 0, batch * heads)
+        for begin, end in ((0, cut), (cut, batch * heads)):
+            call(*inputs, *masks, out, memory, self.scale, *sizes, *map(int, strides), begin, end)
         assert (memory[floats:] == GUARD).all(), "wrote beyond the scratch memory"
         return out.view(BF16).astype(np.float32) if stored is np.uint16 else out
 
@@ -264,6 +266,11 @@ SIZES = (
     (2, 1, 1, 33, 65),
     (1, 1, 1, 20, 1100),
     (1, 1, 1, 40, 12),
+    # A few queries: keys and values are read as they lie.
+    (2, 4, 2, 1, 35),
+    (1, 2, 1, 2, 1100),
+    (1, 4, 4, 3, 64),
+    (1, 1, 1, 3, 2),
 )
 
 
@@ -272,8 +279,10 @@ def cases() -> Iterator[tuple[tuple[int, int], Mask, bool, bool]]:
     for kind in kinds:
         for causal in (False, True):
             yield (32, 32), kind, causal, causal
-    for widths in ((64, 64), (8, 8), (33, 17), (128, 80), (160, 160)):
+    for widths in ((64, 64), (8, 8), (33, 17), (128, 80), (160, 160), (1, 3)):
         yield widths, "full", True, True
+    for widths in ((20, 20), (48, 48)):
+        yield widths, "row", False, True
 
 
 @pytest.mark.parametrize("stored", [np.uint16, np.float32], ids=["bf16", "rounded"])
@@ -302,12 +311,41 @@ def test_attention(
         np.testing.assert_allclose(got, want, rtol=2.0**-7, atol=2.0**-6)
 
 
+@pytest.mark.parametrize("queries", [1, 5])
 def test_a_row_that_is_masked_out_is_uniform_or_nan(
-    narrow: Target, build: Callable[[Kernel, Target], Call]
+    queries: int, narrow: Target, build: Callable[[Kernel, Target], Call]
 ) -> None:
     for safe, hidden in ((False, -3.4e38), (False, -np.inf), (True, -np.inf)):
-        request = Attention((32, 32), "row", (1, 1, 1, 5, 9), safe, False)
+        request = Attention((32, 32), "row", (1, 1, 1, queries, 9), safe, False)
         assert request.mask is not None
         request.mask[...] = hidden
         got = request.run(build(attends(narrow, (32, 32), "row", safe), narrow), narrow)
         np.testing.assert_allclose(got, request.expected(), atol=2.0**-8)
+
+
+@pytest.mark.parametrize("queries", [1, 3, 21])
+def test_ranges_of_heads_give_the_same_bits(
+    queries: int, narrow: Target, build: Callable[[Kernel, Target], Call]
+) -> None:
+    """Threads share heads out, a group of them keys and values: where a range ends must change nothing."""
+    call = build(attends(narrow, (48, 48), "row", False, True), narrow)
+    request = Attention((48, 48), "row", (3, 4, 2, queries, 70), False, True)
+    whole = request.run(call, narrow)
+    for cut in (1, 2, 7):
+        np.testing.assert_array_equal(request.run(call, narrow, cut=cut), whole)
+
+
+def test_memory_behind_a_row_is_not_looked_at(
+    narrow: Target, build: Callable[[Kernel, Target], Call]
+) -> None:
+    """Rows lie apart, with NaN between them and behind the last."""
+    call = build(attends(narrow, (20, 20), "row", False, True), narrow)
+    for queries in (1, 2, 9):
+        request = Attention((20, 20), "row", (1, 2, 1, queries, 37), False, True)
+        want = request.run(call, narrow)
+        for name in "qkv":
+            rows = getattr(request, name)
+            apart = np.full((*rows.shape[:3], 27), np.nan, BF16)
+            apart[..., :20] = rows
+            setattr(request, name, apart[..., :20])
+        np.testing.assert_array_equal(request.run(call, narrow), want)

@@ -4,39 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
+from runners import native
+from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.kernels import attention, loops_kept
 from isthmus.kernels.kernel import Kernel
+from isthmus.machine import Machine
 from isthmus.target import Target
+from isthmus.targets import x86_64
 
+# One chip for each way of computing attention.
+CHIPS = tuple(
+    {(t.vector, t.multiplies_bf16, t.tiles): t for t in x86_64.TARGETS if t.os == Machine.here().os}.values()
+)
 Compiled = Callable[[Kernel], Call]
 GUARD = np.float32(12345.0)
 HEADS, GROUP = 4, 2
 LENGTHS = ([1], [3, 0, 17], [70, 2, 9, 40], [530, 16])
 KINDS = [
-    (32, 32, "row", False, False),
-    (20, 12, "none", False, False),
-    (16, 16, "row", True, False),
-    (20, 12, "row", False, True),
+    (32, 32, "row", False, ""),
+    (20, 12, "none", False, ""),
+    (16, 16, "row", True, ""),
+    (20, 12, "row", False, "rounds"),
+    (48, 20, "row", False, "mixed"),
+    (80, 80, "none", True, "mixed"),
 ]
 
 
-@pytest.mark.parametrize(("width", "value_width", "mask", "causal", "rounds"), KINDS)
+@pytest.fixture(scope="session", params=(*CHIPS, CHECKED_C), ids=lambda chip: chip.name)
+def target(request: pytest.FixtureRequest) -> Target:
+    """Each of them that this machine can run, and C."""
+    return native(request.param)
+
+
+@pytest.mark.parametrize(("width", "value_width", "mask", "causal", "narrow"), KINDS)
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_each_sequence_is_computed_as_if_it_were_alone(
     width: int,
     value_width: int,
     mask: attention.Mask,
     causal: bool,
-    rounds: bool,
+    narrow: str,
     lengths: list[int],
     target: Target,
     compiled: Compiled,
 ) -> None:
-    if rounds and target.instruction("dot_bf16") is None:
+    if narrow and target.instruction("dot_bf16") is None:
         pytest.skip("nothing multiplies bf16 here")
     rng = np.random.default_rng(sum(lengths))
     ends = np.cumsum(lengths)
@@ -48,19 +65,23 @@ def test_each_sequence_is_computed_as_if_it_were_alone(
     )
     bias = np.where(rng.random(rows) < 0.2, np.float32(-1e4), rng.standard_normal(rows, np.float32))
     given = [bias] if mask == "row" else []
-    size = attention.scratch(target, width, value_width, mask, rounds)
+    out, alone = (np.full((rows + 1, HEADS, value_width), GUARD, np.float32) for _ in range(2))
+    if narrow == "mixed":
+        q, k, v, out, alone = (a.astype(ml_dtypes.bfloat16).view(np.uint16) for a in (q, k, v, out, alone))
+    guard = out[rows, 0, 0]
+    size = attention.scratch(target, width, value_width, mask, bool(narrow))
     floats = size.per_key * (-(-longest // size.block) * size.block) + size.constant
     scratch = np.full(floats + 1, np.nan, np.float32)
     scratch[-1] = GUARD
-    out, alone = (np.full((rows + 1, HEADS, value_width), GUARD, np.float32) for _ in range(2))
-    ragged = compiled(attention.kernel(target, width, value_width, mask, False, causal, True, rounds=rounds))
+    form = {narrow: True} if narrow else {}
+    ragged = compiled(attention.kernel(target, width, value_width, mask, False, causal, True, **form))
     sides = ((width, HEADS), (width, shared), (value_width, shared), (value_width, HEADS))
     strides = [stride for w, n in sides for stride in (w, n * w)]
     # In two calls, as two threads make them.
     units, half = HEADS * len(lengths), HEADS * len(lengths) // 2 + 1
     for begin, end in ((0, half), (half, units)):
         ragged(q, k, v, ends, *given, out, scratch, 0.3, HEADS, GROUP, longest, 1, *strides, begin, end)
-    dense = compiled(attention.kernel(target, width, value_width, mask, False, causal, rounds=rounds))
+    dense = compiled(attention.kernel(target, width, value_width, mask, False, causal, **form))
     for start, end in zip(ends - lengths, ends, strict=True):
         own = slice(start, end)
         steps = [s for pair in zip([0] * 4, strides[::2], strides[1::2], strict=True) for s in pair]
@@ -70,7 +91,7 @@ def test_each_sequence_is_computed_as_if_it_were_alone(
             int(end - start), int(end - start), *steps[:9], *masked, *steps[9:], 0, HEADS,
         )  # fmt: skip
     np.testing.assert_array_equal(out, alone)
-    assert (out[rows] == GUARD).all()
+    assert (out[rows] == guard).all()
     assert scratch[-1] == GUARD
 
 

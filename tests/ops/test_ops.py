@@ -183,6 +183,8 @@ REFUSED: list[tuple[str, str, dict[str, Attr], str]] = [
     ("kept_rows", "i64[2]", {"dim": (n + 1,)}, "names one dim"),
     ("ragged_attention", "f32[4,3,8] f32[4,3,8] f32[4,3,8] i32[2]", RAGGED, "in i64"),
     ("ragged_attention", "f32[4,3,8] f32[4,2,8] f32[4,2,8] i64[2]", RAGGED, "rows differ"),
+    ("ragged_attention", "f32[4,3,8] f32[4,3,8] f32[4,3,8] i64[2]", {**RAGGED, "mixed": True}, "takes bf16"),
+    ("ragged_attention", "i64[4,3,8] i64[4,3,8] i64[4,3,8] i64[2]", RAGGED, "floating-point"),
     ("ragged_attention", "f32[4,3,8] f32[3,3,8] f32[3,3,8] i64[2]", RAGGED, "attention of"),
     ("attention", "f32[2,4,3,8] f32[2,3,3,8] f32[2,3,3,8]", {"scale": 1.0}, "attention of"),
     ("attention", "f32[2,4,3,8] f32[2,4,3,8] f32[2,4,3,8] f32[5]", {"scale": 1.0}, "do not broadcast"),

@@ -73,6 +73,45 @@ def test_the_result_stays_near() -> None:
     assert 0 < np.abs(before - after).max() < 0.02 * np.abs(before).max()
 
 
+# A decoder's step: keys are kept in f32 for the next one, values are a part of what the model is given.
+STEP = """
+graph main(%q: f32[1,2,s,8], %new: f32[1,s,2,8], %past: f32[1,2,p,8], %values: f32[1,p+s,2,8]) {
+  %0 = transpose(%new) perm=[0,2,1,3] : f32[1,2,s,8]
+  %1 = concat(%past, %0) axis=2 : f32[1,2,p+s,8]
+  %2 = transpose(%values) perm=[0,2,1,3] : f32[1,2,p+s,8]
+  %3 = mul(%q, %q) : f32[1,2,s,8]
+  %4 = attention(%3, %1, %2) scale=0.35 causal=true : f32[1,2,s,8]
+  return y=%4KEPT
+}
+"""
+
+
+def step(kept: bool) -> Program:
+    program = parse_program(STEP.replace("KEPT", ", keys=%1" if kept else ""), OPS)
+    return NarrowProducts()(program, None, lambda _: None)  # type: ignore[arg-type]
+
+
+def test_a_cache_in_f32_is_attended_to_as_it_is(target: Target) -> None:
+    instruction = replace(target, tiles=None)
+    made = WidenAttention()(step(kept=True), instruction, lambda _: None)
+    text = show(made)
+    assert "rounds=true" in text and "mixed=true" not in text
+    assert text.count("cast(") == 2, "the result to bf16, as mixed attention gives it, and back"
+    random = np.random.default_rng(3)
+    shapes = {"q": (1, 2, 3, 8), "new": (1, 3, 2, 8), "past": (1, 2, 5, 8), "values": (1, 8, 2, 8)}
+    inputs = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    before, after = (evaluate(p.main, inputs)["y"] for p in (step(kept=True), made))
+    np.testing.assert_allclose(after, before, atol=0.02)
+
+
+def test_what_is_rounded_where_it_is_made_stays_so(target: Target) -> None:
+    instruction = replace(target, tiles=None)
+    once = step(kept=False)
+    assert WidenAttention()(once, instruction, lambda _: None) is once, "nobody else wants the keys"
+    kept = step(kept=True)
+    assert target.tiles is None or WidenAttention()(kept, target, lambda _: None) is kept
+
+
 def test_it_is_what_the_name_says_and_done_once(target: Target) -> None:
     once = pipeline.run(layer(), target, start="quantize", stop_after="quantize", quantize=FLOATS["bf16"])
     assert show(once) == show(narrowed())

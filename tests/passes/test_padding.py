@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from padded import arrays, encoder, masks
+from padded import arrays, encoder, masks, with_weights
 
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program
+from isthmus.ir.printer import show
 from isthmus.ir.rewrite import Event
 from isthmus.ir.verify import check
+from isthmus.passes.legalize.mixed import WidenAttention
 from isthmus.passes.legalize.padding import PaddingFree
+from isthmus.passes.quantize.bf16 import NarrowProducts
 from isthmus.target import Target
 
 SIZES = ((1, 1), (1, 7), (4, 1), (2, 9), (5, 12))
@@ -69,6 +73,26 @@ def test_only_rows_that_are_kept_are_computed(target: Target) -> None:
     inputs = arrays(2, 5, np.array([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]]))
     inputs["ids"] = np.where(inputs["mask"] == 0, 1000, inputs["ids"])
     assert np.isfinite(evaluate(after.main, inputs)["y"]).all()
+
+
+@pytest.mark.parametrize("pool", ["mean", "tokens"])
+def test_products_in_bf16(pool: str, target: Target) -> None:
+    """Attention on bf16 stays that, within each sequence, and where there is no kernel for it, in f32."""
+    weights = arrays(1, 1, np.ones((1, 1)))
+    before = NarrowProducts()(with_weights(encoder(pool), weights), target, lambda _: None)
+    after, reasons = padding_free(before, target)
+    assert not reasons
+    attentions = [v for v in after.main.nodes() if v.op.name == "ragged_attention"]
+    assert len(attentions) == 2 and all(v.attr("mixed") for v in attentions)
+    plain = WidenAttention()(after, replace(target, tiles=None, instructions=()), lambda _: None)
+    assert "mixed=true" not in show(plain)
+    assert WidenAttention()(after, target, lambda _: None) is after
+    for name, mask in masks(3, 9):
+        given = arrays(3, 9, mask)
+        inputs = {"ids": given["ids"], "mask": given["mask"]}
+        wanted, *got = (evaluate(p.main, inputs)["y"] for p in (before, after, plain))
+        for each in got:
+            np.testing.assert_allclose(each, wanted, atol=0.05, err_msg=name)
 
 
 def test_what_looks_at_padding_is_named(target: Target) -> None:

@@ -42,10 +42,7 @@ class PaddingFree:
 def _padding_free(graph: Graph, taken: set[str], watch: Watch) -> Graph:
     tried: set[Value] = set()
     while True:
-        # There is no kernel for attention on bf16 over rows of different sequences.
-        masked = [
-            v for v in graph.nodes() if v.op.name == "attention" and len(v.args) == 4 and not v.attr("mixed")
-        ]
+        masked = [v for v in graph.nodes() if v.op.name == "attention" and len(v.args) == 4]
         masks = {value: padding_mask(value) for value in masked}
         mask = next((m for m in masks.values() if m is not None and m not in tried), None)
         if mask is None:

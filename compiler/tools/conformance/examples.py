@@ -269,6 +269,11 @@ EXAMPLES: dict[str, list[Example]] = {
             {"longest": dims("n"), "scale": 0.5, "safe": True, "causal": True},
             "f16[1,n,4]",
         ),
+        (
+            "bf16[4,n,8] bf16[2,n,8] bf16[2,n,6] i64[b] f32[n]",
+            {"longest": dims("n"), "scale": 0.3, "mixed": True},
+            "bf16[4,n,6]",
+        ),
     ],
     "attention": [
         ("f32[b,4,n,8] f32[b,4,m,8] f32[b,4,m,6]", {"scale": 0.3}, "f32[b,4,n,6]"),

@@ -113,14 +113,19 @@ def _split_heads() -> Case:
     return maker.case(movement.reshape(found, shape=(B, N, 32)), SUM)
 
 
-# Width of a head, of its values, heads of the keys, safe, causal, with a mask.
-_RAGGED = ((32, 32, 4, False, False, True), (8, 6, 2, True, False, True), (5, 5, 4, False, True, False))
+# Width of a head, of its values, heads of the keys, safe, causal, with a mask, on bf16.
+_RAGGED = (
+    (32, 32, 4, False, False, True, False),
+    (8, 6, 2, True, False, True, False),
+    (5, 5, 4, False, True, False, False),
+    (20, 12, 2, False, False, True, True),
+)
 
 
 def _ragged() -> Iterator[Case]:
     """Attention within sequences whose lengths a mask says, and the way of its rows in and out."""
-    for width, value_width, heads, safe, causal, masked in _RAGGED:
-        kind = f"{'masked' if masked else 'plain'}{' safe' * safe}{' causal' * causal}"
+    for width, value_width, heads, safe, causal, masked, mixed in _RAGGED:
+        kind = f"{'masked' if masked else 'plain'}{' safe' * safe}{' causal' * causal}{' mixed' * mixed}"
         maker = Maker("attention", f"ragged attention width {width}/{value_width} {kind}")
         layout = layout_of(maker.integers("i64[b,n]", 0, 1), not masked, f"rows_{width}")
 
@@ -130,15 +135,18 @@ def _ragged() -> Iterator[Case]:
 
         sizes = (4, width), (heads, width), (heads, value_width)
         q, k, v = (
-            movement.transpose(rows(maker.floats(f"f32[b,n,{count},{size}]")), perm=(1, 0, 2))
+            movement.transpose(
+                rows(maker.floats(f"{'bf16' if mixed else 'f32'}[b,n,{count},{size}]")), perm=(1, 0, 2)
+            )
             for count, size in sizes
         )
         masks = [rows(maker.floats("f32[b,n]", -4, 0))] if masked else []
         found = ragged.ragged_attention(
-            q, k, v, layout.ends, *masks, longest=(N,), scale=width**-0.5, safe=safe, causal=causal
-        )
+            q, k, v, layout.ends, *masks,
+            longest=(N,), scale=width**-0.5, safe=safe, causal=causal, mixed=mixed,
+        )  # fmt: skip
         back = movement.gather(movement.transpose(found, perm=(1, 0, 2)), layout.row, axis=0)
-        yield maker.case(back, SUM)
+        yield maker.case(back, None if mixed else SUM)
 
 
 def _norms() -> Iterator[Case]:

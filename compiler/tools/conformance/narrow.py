@@ -86,6 +86,10 @@ def _attention() -> Iterator[Case]:
         k, v = maker.floats("bf16[b,2,m,16]"), maker.floats("bf16[b,2,m,16]")
         masks = [maker.floats(mask, -4, 0)] if mask else []
         yield maker.case(nn.attention(q, k, v, *masks, scale=0.25, mixed=True))
+    maker = Maker("bf16", "attention mixed of one query")
+    q = maker.floats("bf16[b,4,1,20]")
+    k, v = maker.floats("bf16[b,2,m,20]"), maker.floats("bf16[b,2,m,12]")
+    yield maker.case(nn.attention(q, k, v, scale=0.25, mixed=True))
 
 
 def _norms() -> Iterator[Case]:
