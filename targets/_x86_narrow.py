@@ -67,7 +67,8 @@ define linkonce_odr <64 x i8> @isthmus_expand_bytes(<32 x i8> %a, i64 %mask) alw
     i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison,
     i32 poison, i32 poison, i32 poison>
   %m = bitcast i64 %mask to <64 x i1>
-  %r = call <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(<64 x i8> %w, <64 x i8> zeroinitializer, <64 x i1> %m)
+  %r = call <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(
+    <64 x i8> %w, <64 x i8> zeroinitializer, <64 x i1> %m)
   ret <64 x i8> %r
 }
 declare <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(<64 x i8>, <64 x i8>, <64 x i1>)

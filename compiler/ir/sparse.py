@@ -181,10 +181,10 @@ class NM:
 class MaskedPanels:
     """A matrix [K, N] of bytes of which every 4 consecutive rows hold at most 2 numbers in each column.
 
-    As `interleaved(width,4)`, but of the 4 * `lanes` bytes of `lanes` columns those that hold no number are left
-    out: stored are a mask, a bit for each byte from the lowest of the first byte on, and the others in their
-    order. Of every four exactly two are stored, zeros that are needed for that first, so that all masks have
-    the same number of bits; lanes divide the width.
+    As `interleaved(width,4)`, but of `lanes` columns and four rows only a mask is stored, a bit for each of
+    the 4 * `lanes` bytes from the lowest of its first byte on, and the bytes that have a one there, in
+    order. Of every four these are exactly two: of zeros, the first that are needed for that. So all masks
+    have half of their bits, and places do not depend on them. lanes divide the width.
     """
 
     width: int

@@ -34,8 +34,8 @@ class Arithmetic(ABC):
     # Bytes of a word in memory, and rows that are multiplied at once: a tile has a multiple of them.
     word_bytes: ClassVar[int] = 4
     together: ClassVar[int] = 1
-    # Whether weights lie narrower in memory than `add` takes them: `weights` widens them, and what it made is put
-    # where `kept` reads it again, for all tiles of a panel but the first.
+    # Whether weights lie narrower in memory than `add` takes them: `weights` widens them, and `kept` reads
+    # what was widened before.
     widened: ClassVar[bool] = False
     # Whether bias and residual are added to finished sums; else they are what the sums start with.
     late: ClassVar[bool] = False

@@ -291,13 +291,6 @@ def arithmetic_of(target: Target) -> type[Bytes]:
     return Squares if products is not None and products.neighbours == 8 else words_of(target)
 
 
-def halves_of(target: Target) -> type[Bytes] | None:
-    """How `target` multiplies bytes of which two of four are stored; None where it has nothing for it."""
-    if target.instruction("expand_bytes") is None or words_of(target) is not UnsignedQuads:
-        return None
-    return HalfOfQuads
-
-
 def words_of(target: Target) -> type[Bytes]:
     """How `target` multiplies single words of four bytes."""
     products = target.byte_products

@@ -76,6 +76,12 @@ def most_depth(target: Target, word_bytes: int = 4) -> int:
     return max(target.caches.l2_bytes // (4 * word_bytes * panel_width(target)) // BLOCK, 1) * BLOCK
 
 
+def copy_words(target: Target, depth: int, arithmetic: type[Arithmetic]) -> int:
+    """Words of scratch of one call, where weights are stored narrower than multiplied: a chunk of a panel."""
+    steps = -(-depth // arithmetic.group)
+    return min(steps, most_depth(target, arithmetic.word_bytes) + BLOCK) * panel_width(target)
+
+
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
     """weight[K, N] as panels[ceil(N / width), K, width], zero where a panel goes beyond N."""
     if weight.ndim != 2:
@@ -96,7 +102,8 @@ def kernel(
     row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*`
     apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to whole panels.
     Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless it comes late.
-    What `arithmetic` needs besides, follows w. `rounded`: y is bf16.
+    What `arithmetic` needs besides, follows w. `rounded`: y is bf16. Where weights lie narrower than they are
+    multiplied, `copy` follows y, scratch of `copy_words`.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
