@@ -24,7 +24,7 @@ from isthmus.ir.graph import Program
 from isthmus.machine import Machine
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.choose import matrix_of
-from isthmus.passes.sparsify.costs import HALVES, Form, candidates, step_of
+from isthmus.passes.sparsify.costs import EVEN, HALVES, Form, candidates, step_of
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes, mark
 from isthmus.passes.sparsify.patterns import pattern_of
 from isthmus.runtime import load
@@ -40,7 +40,6 @@ from isthmus.tools.verify import merge_examples
 REPORT = "report.json"
 FORMS = 2  # of a matrix that are measured, those first that declared costs put first
 GAIN = 1.05  # a measured gain below it may be no gain
-EVEN = 0.98  # what is no slower than this is as fast, where half of the bytes are stored
 PRODUCTS = ("linear", "integer_linear")
 SECONDS = 4.0  # that are measured for each level of a target
 

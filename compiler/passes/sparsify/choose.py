@@ -14,7 +14,7 @@ from isthmus.ops.movement import full
 from isthmus.ops.nn import linear
 from isthmus.passes.constants import array_of
 from isthmus.passes.quantize.layers import products
-from isthmus.passes.sparsify.costs import HALVES, Candidate, Form, Step, candidates, step_of
+from isthmus.passes.sparsify.costs import EVEN, HALVES, Candidate, Form, Step, candidates, step_of
 from isthmus.passes.sparsify.decisions import Record, Sizes
 from isthmus.passes.sparsify.patterns import pattern_of
 from isthmus.target import Target, panel_width, sparse_window
@@ -23,14 +23,13 @@ from isthmus.target import Target, panel_width, sparse_window
 @dataclass(frozen=True, slots=True)
 class ChooseSparse:
     """Store a matrix without its zeros as `record` says; where there is none, when the declared costs of the
-    target promise `gain` times the speed for rows at `sizes`. For half of the bytes no gain is asked for, and
-    `even` times the speed of dense is enough.
+    target promise `gain` times the speed for rows at `sizes`. For half of the bytes no gain is asked for:
+    `EVEN` times the speed of dense is enough.
 
     A program says of each layer how it was decided (report.json); the text of a pipeline does not.
     """
 
     gain: float = 1.1
-    even: float = 0.98
     sizes: Sizes = field(default_factory=Sizes, repr=False)
     record: Record | None = field(default=None, repr=False)
 
@@ -83,7 +82,7 @@ class ChooseSparse:
         return next((way.form for way in ways if self._wins(way)), None)
 
     def _wins(self, way: Candidate) -> bool:
-        return way.gain >= (self.even if way.form == HALVES else self.gain)
+        return way.gain >= (EVEN if way.form == HALVES else self.gain)
 
 
 def matrix_of(node: Value) -> Weight | None:
