@@ -241,8 +241,15 @@ def test_two_of_four_bytes_are_stored_as_such_where_a_chip_has_it(depth: int) ->
 
 
 def test_two_of_four_depend_on_rows_and_on_what_else_there_is() -> None:
-    before = bytes_program(two_of_four())
-    for rows, kind in ((1, MaskedPanels), (16, Interleaved), (128, MaskedPanels)):
+    near, far = bytes_program(two_of_four()), bytes_program(two_of_four(4096))
+    for before, rows, kind in (
+        (near, 1, Interleaved),
+        (near, 16, Interleaved),
+        (near, 128, MaskedPanels),
+        (far, 1, MaskedPanels),
+        (far, 16, Interleaved),
+        (far, 128, MaskedPanels),
+    ):
         choose = ChooseSparse(sizes=Sizes({"rows": rows}))
         made = pipeline.run_rest(pipeline.run_shared(before, EXPANDING), EXPANDING, choose=choose)
         assert isinstance(stored(made), kind)

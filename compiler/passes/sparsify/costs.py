@@ -23,11 +23,13 @@ FEWEST_ROWS = 3
 BLOCK_SLOTS = 2.1
 LIST_SLOTS = 40.0
 ELEMENT_SLOTS = 0.7
-# Of a matrix of which two of four bytes are stored: slots of widening a vector once for many rows, what is
-# left of the wait for weights with few rows, and the most rows that are few: they widen in registers.
+# Of a matrix of which two of four bytes are stored: slots of widening a vector once for many rows, and the
+# most rows that are few: they widen in registers. What that takes of the time of dense, and what is left of
+# the wait for weights, where there are so many bytes of them that no cache near the core holds them.
 WIDEN_SLOTS = 2.2
-HALVES_SHARE = 0.7
 HALVES_ROWS = 4
+HALVES_NEAR, HALVES_FAR = 1.1, 0.7
+FAR_BYTES = 1 << 20
 # Rows without a bound, and the most that anything depends on.
 MANY = 1 << 16
 
@@ -101,7 +103,12 @@ def candidates(found: Pattern, rows: int, vector: VectorUnit, step: Step = FLOAT
 
 def halves_slots(shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step) -> float:
     """Slots of the dense product whose weights are widened as they are read."""
-    each = max(rows, FEWEST_ROWS * HALVES_SHARE) if rows <= HALVES_ROWS else rows + WIDEN_SLOTS
+    if rows > HALVES_ROWS:
+        each = rows + WIDEN_SLOTS
+    elif shape[0] * shape[1] < FAR_BYTES:
+        each = max(rows, FEWEST_ROWS) * HALVES_NEAR
+    else:
+        each = max(rows, FEWEST_ROWS * HALVES_FAR)
     return dense_slots(shape, FEWEST_ROWS, vector, step) * each / FEWEST_ROWS
 
 
