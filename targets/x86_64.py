@@ -65,17 +65,8 @@ _WINE = Runner("wine", ("wine",), "wine, wine64")
 _QEMU = Runner("qemu-x86_64", ("qemu-x86_64", "-cpu", "max"), "qemu-user")  # up to AVX2
 _RUNNERS = {("windows", 3): (_WINE,), **{(s.name, n): (_QEMU,) for s in (LINUX, MUSL) for n in (1, 2, 3)}}
 # What is told of a chip.
-_FEATURES = (
-    "sse2",
-    "sse4_2",
-    "avx2",
-    "fma",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "avx512_vbmi2",
-    "amx_tile",
-)
+_AVX512_FEATURES = ("avx512f", "avx512_vnni", "avx512_bf16", "avx512_vbmi2")
+_FEATURES = ("sse2", "sse4_2", "avx2", "fma", *_AVX512_FEATURES, "amx_tile")
 
 
 def _level(
