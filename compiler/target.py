@@ -247,6 +247,8 @@ class Target:
         round_bf16(<16 x float>) -> <16 x i16>, and round_two_bf16(<16 x float> high, <16 x float> low) ->
         <32 x i16>: to bf16, nearest even
         widen_f16(<16 x i16>) -> <16 x float>: from f16
+        expand_bytes(<32 x i8>, i64 mask) -> <64 x i8>: the bytes one after the other where the mask has ones,
+        from its lowest bit on, and 0 elsewhere
 
     (for the lanes of the chip at hand). `tiles`, if it has matrix registers.
     """
@@ -283,6 +285,13 @@ class Target:
     def instruction(self, name: str) -> str | None:
         """The text of an LLVM function among `instructions`."""
         return dict(self.instructions).get(name)
+
+    @property
+    def expands_bytes(self) -> bool:
+        """Whether products of bytes take matrices of which two of four bytes are stored."""
+        products = self.byte_products
+        words = products is not None and products.neighbours == BYTES_IN_WORD and products.unsigned
+        return words and self.instruction("expand_bytes") is not None
 
     def narrow_width(self, element: str) -> int:
         """Columns of a panel of weights with elements narrower than f32."""

@@ -14,7 +14,8 @@ _V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsav
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _VNNI = (*_V4, "avx512_vnni")
 _BF16 = (*_VNNI, "avx512_bf16")
-_AMX = (*_BF16, "amx_tile", "amx_int8", "amx_bf16")
+_VBMI2 = (*_BF16, "avx512_vbmi2")
+_AMX = (*_VBMI2, "amx_tile", "amx_int8", "amx_bf16")
 
 # Where CPUID says what Linux calls so: (leaf, subleaf, register of eax ebx ecx edx) and the bits. Flags that
 # come with others of their level are not asked for again.
@@ -27,9 +28,8 @@ _CPUID = {
         "bmi1": 3, "avx2": 5, "bmi2": 8, "avx512f": 16, "avx512dq": 17, "avx512cd": 28, "avx512bw": 30,
         "avx512vl": 31,
     },
-    (7, 0, 2): {"avx512_vnni": 11},
+    (7, 0, 2): {"avx512_vbmi2": 6, "avx512_vnni": 11}, (7, 1, 0): {"avx512_bf16": 5},
     (7, 0, 3): {"amx_bf16": 22, "amx_tile": 24, "amx_int8": 25},
-    (7, 1, 0): {"avx512_bf16": 5},
 }  # fmt: skip
 # What XGETBV must report as enabled: SSE and AVX; all of AVX-512; tiles.
 _STATES = {"avx": 0x6, "avx512f": 0xE0, "amx_tile": 0x60000}
@@ -64,7 +64,7 @@ _WINE = Runner("wine", ("wine",), "wine, wine64")
 _QEMU = Runner("qemu-x86_64", ("qemu-x86_64", "-cpu", "max"), "qemu-user")  # up to AVX2
 _RUNNERS = {("windows", 3): (_WINE,), **{(s.name, n): (_QEMU,) for s in (LINUX, MUSL) for n in (1, 2, 3)}}
 # What is told of a chip.
-_FEATURES = ("sse2", "sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")
+_TOLD = ("sse2", "sse4_2", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_vbmi2", "amx_tile")
 
 
 def _level(
@@ -74,7 +74,7 @@ def _level(
         name=name,
         description=text,
         arch="x86_64",
-        features=tuple(flag for flag in _FEATURES if flag in flags),
+        features=tuple(flag for flag in _TOLD if flag in flags),
         tvm={
             "kind": "llvm",
             "mtriple": f"x86_64-{system.llvm}",
@@ -104,6 +104,7 @@ _LEVELS = (
     _level("x86-64-v4", "AVX-512: Skylake-SP, Zen 4 and later", 4, _AVX512, _V4),
     _level("x86-64-v4-vnni", "int8 dot products: Cascade Lake, Zen 4 and later", 4, _AVX512, _VNNI),
     _level("x86-64-v4-bf16", "bf16 dot products: Cooper Lake, Zen 4 and later", 4, _AVX512, _BF16),
+    _level("x86-64-v4-vbmi2", "bytes put in places: Zen 4, Sapphire Rapids and later", 4, _AVX512, _VBMI2),
     _level("x86-64-amx", "matrix tiles: Sapphire Rapids and later", 4, _AVX512, _AMX),
 )
 _FAT = replace(

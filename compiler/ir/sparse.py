@@ -180,6 +180,63 @@ class NM:
         return np.ascontiguousarray(whole.reshape(-1, columns)[:depth])
 
 
+@dataclass(frozen=True, slots=True)
+class MaskedPanels:
+    """A matrix [K, N] of bytes of which every 4 consecutive rows hold at most 2 numbers in each column.
+
+    As `interleaved(width,4)`, but of `lanes` columns and four rows only a mask is stored, a bit for each of
+    the 4 * `lanes` bytes from the lowest of its first byte on, and the bytes that have a one there, in
+    order. Of every four these are exactly two: of zeros, the first that are needed for that. So all masks
+    have half of their bits, and places do not depend on them. lanes divide the width.
+    """
+
+    width: int
+    lanes: int
+
+    def __str__(self) -> str:
+        return f"nm(2:4,{self.width},{self.lanes})"
+
+    @property
+    def vector_bytes(self) -> int:
+        """What is stored of `lanes` columns of four rows: the mask and half of the bytes."""
+        return self.lanes * WORD // 8 + self.lanes * WORD // 2
+
+    def vectors(self, shape: tuple[int, ...]) -> int:
+        """How many of these there are."""
+        depth, columns = shape
+        return -(-columns // self.width) * -(-depth // WORD) * (self.width // self.lanes)
+
+    def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
+        if dtype.bytes != 1:
+            raise ValueError(f"{self} stores bytes, not {dtype}")
+        return self.vectors(shape) * self.vector_bytes
+
+    def encode(self, plain: Array) -> Array:
+        depth, columns = plain.shape
+        padded = np.pad(plain, ((0, -depth % WORD), (0, -columns % self.width)))
+        cut = padded.reshape(padded.shape[0] // WORD, WORD, -1, self.width)
+        words = cut.transpose(2, 0, 3, 1).reshape(-1, WORD)
+        if int(np.count_nonzero(words, axis=1).max(initial=0)) > 2:
+            raise ValueError(f"{self}: a group has more than 2 numbers")
+        order = np.sort(np.argsort(words == 0, axis=1, kind="stable")[:, :2], axis=1)
+        taken = np.zeros(words.shape, np.uint8)
+        np.put_along_axis(taken, order, 1, 1)
+        values = np.take_along_axis(words, order, 1).reshape(-1, self.lanes * WORD // 2)
+        masks = np.packbits(taken.reshape(len(values), -1), axis=1, bitorder="little")
+        return np.concatenate([masks.view(plain.dtype), values], axis=1)
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        depth, columns = shape
+        raw = stored.reshape(-1, self.vector_bytes)
+        masks, values = np.split(raw, [self.lanes * WORD // 8], axis=1)
+        taken = np.unpackbits(np.ascontiguousarray(masks).view(np.uint8), axis=1, bitorder="little")
+        words = np.zeros((len(raw), self.lanes * WORD), stored.dtype)
+        words[taken.astype(np.bool_)] = values.reshape(-1)
+        panels, steps = -(-columns // self.width), -(-depth // WORD)
+        cut = words.reshape(panels, steps, self.width, WORD).transpose(1, 3, 0, 2)
+        return np.ascontiguousarray(cut.reshape(steps * WORD, panels * self.width)[:depth, :columns])
+
+
 def _words_of(dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
     """How many elements fill a word, and the type of the words of lists and places among them."""
     return WORD // dtype.itemsize, np.dtype(np.uint32 if dtype.itemsize == WORD else "<u4")

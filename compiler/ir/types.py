@@ -16,7 +16,7 @@ import numpy.typing as npt
 from isthmus.ir.dims import Dim, Shape, product, simplify, substitute
 from isthmus.ir.read import NAME, Scanner, TextError, read_dim
 from isthmus.ir.small_floats import from_codes, to_codes
-from isthmus.ir.sparse import NM, Blocks
+from isthmus.ir.sparse import NM, Blocks, MaskedPanels
 
 # The element type is checked at run time, by TensorType.
 Array = npt.NDArray[Any]
@@ -351,6 +351,7 @@ ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
     rf"csr\({_SIZE},{_COUNT}\)": lambda window, pairs: Blocks(1, 1, int(window), int(pairs)),
     rf"block\({_SIZE}x{_SIZE},{_SIZE},{_COUNT}\)": lambda *sizes: Blocks(*map(int, sizes)),
     rf"nm\({_SIZE}:{_SIZE}\)": lambda kept, group: NM(int(kept), int(group)),
+    rf"nm\(2:4,{_SIZE},{_SIZE}\)": lambda width, lanes: MaskedPanels(int(width), int(lanes)),
 }
 
 

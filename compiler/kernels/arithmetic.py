@@ -34,15 +34,32 @@ class Arithmetic(ABC):
     # Bytes of a word in memory, and rows that are multiplied at once: a tile has a multiple of them.
     word_bytes: ClassVar[int] = 4
     together: ClassVar[int] = 1
+    # Whether weights lie narrower in memory than `add` takes them: `weights` widens them, and `kept` reads
+    # what was widened before.
+    widened: ClassVar[bool] = False
     # Whether bias and residual are added to finished sums; else they are what the sums start with.
     late: ClassVar[bool] = False
 
     def __init__(self, k: Builder) -> None:
         self.k = k
 
+    @classmethod
+    def stored(cls, words: Expr) -> Expr:
+        """Elements of w that so many words of a panel take; words are a number or an expression."""
+        return words if cls.group == 1 else words * cls.group
+
+    @classmethod
+    def line(cls, line_bytes: int) -> int:
+        """Words in a cache line."""
+        return line_bytes // cls.word_bytes
+
     @abstractmethod
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Expr:
         """The words of `lanes` columns, named."""
+
+    def kept(self, copy: Memory, place: Expr, lanes: int) -> Expr:
+        """The same from words that were widened before."""
+        raise NotImplementedError
 
     @abstractmethod
     def factor(self, row: Memory, place: Expr, lanes: int) -> Expr:

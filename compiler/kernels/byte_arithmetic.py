@@ -17,6 +17,8 @@ from isthmus.kernels.tir import tirx
 from isthmus.target import BYTES_IN_WORD, ByteProducts, Target
 
 GROUP = BYTES_IN_WORD
+# Of a word of which half of the bytes are stored, and a mask; of an even number of them they are whole bytes.
+HALF_BITS = 8 * GROUP // 2 + GROUP
 
 
 class Bytes(Arithmetic):
@@ -212,6 +214,31 @@ class UnsignedQuads(Quads):
     """The same, of unsigned rows."""
 
     x = "uint8"
+
+
+class HalfOfQuads(UnsignedQuads):
+    """The same, of weights of which two of four are stored (`MaskedPanels`), put in their places by an
+    instruction."""
+
+    name = "i8_nm"
+    widened = True
+
+    @classmethod
+    def stored(cls, words: Expr) -> Expr:
+        return words * HALF_BITS // 8
+
+    @classmethod
+    def line(cls, line_bytes: int) -> int:
+        return line_bytes * 8 // HALF_BITS // 2 * 2
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        k, taken = self.k, GROUP * lanes // 8
+        mask = tirx.reinterpret(f"int{8 * taken}", panel.load(place, taken))
+        values = panel.load(place + taken, GROUP * lanes // 2)
+        return k.let("w", k.helper(vector_type("int8", GROUP * lanes), "expand_bytes", values, mask))
+
+    def kept(self, copy: Memory, place: Expr, lanes: int) -> Any:
+        return super().weights(copy, place, lanes)
 
 
 class Pairs(_Words):

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from isthmus.kernels.math_short import SHORT
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, gemm_tile
 from isthmus.target import panel_width as target_panel_width
+
+# The vectors of weights of a step of K.
+WeightsOf: TypeAlias = Callable[[Expr], list[Expr]]
 
 # k steps of straight-line code, and between prefetches.
 STEP = 4
@@ -73,6 +77,12 @@ def most_depth(target: Target, word_bytes: int = 4) -> int:
     return max(target.caches.l2_bytes // (4 * word_bytes * panel_width(target)) // BLOCK, 1) * BLOCK
 
 
+def copy_words(target: Target, depth: int, arithmetic: type[Arithmetic]) -> int:
+    """Words of scratch of one call, where weights are stored narrower than multiplied: a chunk of a panel."""
+    steps = -(-depth // arithmetic.group)
+    return min(steps, most_depth(target, arithmetic.word_bytes) + BLOCK) * panel_width(target)
+
+
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
     """weight[K, N] as panels[ceil(N / width), K, width], zero where a panel goes beyond N."""
     if weight.ndim != 2:
@@ -95,7 +105,8 @@ def kernel(
     have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to
     whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless
     it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the activation
-    is one of SHORT.
+    is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch of
+    `copy_words`.
     """
     known = SHORT if short else ACTIVATIONS
     if activation is not None and activation not in known:
@@ -131,7 +142,7 @@ class _Gemm:
         self.shape = tile_of(target, arithmetic)
         self.lanes = k.lanes
         self.width = panel_width(target)
-        self.line = target.caches.line_bytes // arithmetic.word_bytes  # words
+        self.line = arithmetic.line(target.caches.line_bytes)  # words
         self.activation = activation
         self.x = k.input("x", arithmetic.x)
         self.w = k.input("w", arithmetic.w)
@@ -140,6 +151,7 @@ class _Gemm:
         self.residual = k.input("residual") if residual else None
         self.rounded = rounded
         self.y = k.output("y", "uint16" if rounded else "float32")
+        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.ldx = k.size("ldx")
@@ -163,6 +175,7 @@ class _Gemm:
             height = k.let("height", k.divide(rows, tiles))
             taller = k.let("taller", k.remainder(rows, tiles))
             self._plan_prefetches(tiles)
+            self.only = k.equal(tiles, 1)
             # Sums wait in y between two chunks, for which bf16 is too little.
             most = most_depth(self.k.target, self.arithmetic.word_bytes)
             deep = k.larger(k.divide_up(self.steps, most), 1)
@@ -173,11 +186,12 @@ class _Gemm:
                     self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
                     self.column = k.let("column", panel * self.width)
                     self.panel = self.w.at(
-                        self._elements(self._place(panel, self.chunk_begin)), "panel_start"
+                        self.arithmetic.stored(self._place(panel, self.chunk_begin)), "panel_start"
                     )
                     # This tile fetches its share of the next panel, a part in each k step.
                     share = k.divide(self.chunk_depth, BLOCK) * self.fetches * self.line
-                    self.ahead = self.w.at(self._elements(self._next(panel) + t * share), "ahead")
+                    self.ahead = self.w.at(self.arithmetic.stored(self._next(panel) + t * share), "ahead")
+                    self.leads = k.equal(t, 0)
                     self._any_height(height + k.cast(t < taller, "int64"))
 
     def _plan_prefetches(self, tiles: Expr) -> None:
@@ -232,8 +246,14 @@ class _Gemm:
         with k.when(left < self.width):
             self._fill_stage(height, left)
         top = self.shape.rows
-        cases = [(k.equal(height, h), lambda h=h: self._tile(h)) for h in range(top, 1, -1)]
-        k.choose(cases, lambda: self._tile(1))
+        if self.copy is None:
+            self._tiles(height, range(1, top + 1), self._weights)
+        else:
+            # Several tiles have at least half of the rows of the highest.
+            low, high = range(1, top // 2 + 1), range(top // 2, top + 1)
+            few = tirx.And(self.only, height <= top // 2)
+            in_registers = partial(self._tiles, height, low, self._weights)
+            k.choose([(few, in_registers)], lambda: self._tiles(height, high, self._kept, widens=True))
         if self.arithmetic.late:
             self._conclude(height, left)
             return
@@ -242,6 +262,14 @@ class _Gemm:
                 self._activate(height, self.activation)
         with k.when(left < self.width):
             self._copy(self.y, self.ldy, height, left, to_stage=False)
+
+    def _tiles(self, height: Expr, heights: range, weights_of: WeightsOf, widens: bool = False) -> None:
+        """A tile of each height there may be."""
+        cases = [
+            (self.k.equal(height, h), partial(self._tile, h, weights_of, widens))
+            for h in reversed(heights[1:])
+        ]
+        self.k.choose(cases, partial(self._tile, heights[0], weights_of, widens))
 
     def _fill_stage(self, height: Expr, left: Expr) -> None:
         """What the sums of a partial panel start with, besides the bias."""
@@ -265,7 +293,7 @@ class _Gemm:
                 else:
                     line.store(j, self._result(self.stage.load(i * self.width + j)))
 
-    def _tile(self, rows: int) -> None:
+    def _tile(self, rows: int, weights_of: WeightsOf, widens: bool) -> None:
         k = self.k
         spare = -rows % self.arithmetic.together
         accumulators = k.tile("acc", rows + spare, self.shape.vectors, self.lanes, self.arithmetic.sums)
@@ -277,30 +305,40 @@ class _Gemm:
             for register in chain(*accumulators[rows:]):
                 register.set(0)
             self.arithmetic.turn(accumulators)
-        blocks = k.let("blocks", k.divide(self.chunk_depth, BLOCK))
-        emit = partial(self._blocks, accumulators, x_rows, y_rows, blocks)
-        counts = {-(-self._lines(STEP) // tiles): None for tiles in self._possible(rows)}
-        k.choose([(k.equal(self.each, n), partial(emit, n)) for n in counts], lambda: emit(0))
-        with k.loop("kk", blocks * BLOCK, self.chunk_depth) as kk:
-            self._multiply(accumulators, x_rows, kk)
-        if self.arithmetic.group > 1:
-            with k.when(tirx.And(self.ends, self.pitch > self.steps)):
-                self._multiply_rest(accumulators, x_rows)
+        self._all_steps(accumulators, x_rows, y_rows, weights_of, widens)
         if self.arithmetic.together > 1:
             self.arithmetic.turn(accumulators)
         self._finish(accumulators[:rows], y_rows)
+
+    def _all_steps(
+        self,
+        accumulators: list[list[Register]],
+        x_rows: list[Memory],
+        y_rows: list[Memory],
+        weights_of: WeightsOf,
+        widens: bool,
+    ) -> None:
+        """The products of a tile, over its chunk of K."""
+        k = self.k
+        multiply = partial(self._multiply, accumulators, x_rows, weights_of)
+        blocks = k.let("blocks", k.divide(self.chunk_depth, BLOCK))
+        emit = partial(self._blocks, multiply, y_rows, blocks, widens)
+        counts = {-(-self._lines(STEP) // tiles): None for tiles in self._possible(len(x_rows))}
+        k.choose([(k.equal(self.each, n), partial(emit, n)) for n in counts], lambda: emit(0))
+        if widens:
+            self._widen(blocks * BLOCK, k.select(self.ends, self.pitch, self.chunk_end) - self.chunk_begin)
+        with k.loop("kk", blocks * BLOCK, self.chunk_depth) as kk:
+            multiply(kk)
+        if self.arithmetic.group > 1:
+            with k.when(tirx.And(self.ends, self.pitch > self.steps)):
+                self._multiply_rest(accumulators, x_rows, weights_of)
 
     def _possible(self, height: int) -> list[int]:
         """Of a few tiles, how many there may be when one of them has this height."""
         return [n for n in range(1, FEW_TILES + 1) if height >= (self.shape.rows * (n - 1) + 1) // n]
 
     def _blocks(
-        self,
-        accumulators: list[list[Register]],
-        x_rows: list[Memory],
-        y_rows: list[Memory],
-        blocks: Expr,
-        each: int,
+        self, multiply: Callable[[Expr], None], y_rows: list[Memory], blocks: Expr, widens: bool, each: int
     ) -> None:
         """The whole blocks of K, and meanwhile what comes next: `each` lines in STEP steps, or a burst."""
         k = self.k
@@ -314,15 +352,17 @@ class _Gemm:
                     for j in range(self.shape.vectors):
                         row.prefetch(j * self.lanes, write=True)
                 self._prefetch_residual(len(y_rows))
+            if widens:
+                self._widen(block * BLOCK, (block + 1) * BLOCK)
             with k.loop("step", block * (BLOCK // STEP), (block + 1) * (BLOCK // STEP)) as step:
                 for offset in range(STEP):
                     for line in range(each * offset // STEP, each * (offset + 1) // STEP):
                         self._fetch(step * each + line)
-                    self._multiply(accumulators, x_rows, step * STEP + offset)
+                    multiply(step * STEP + offset)
 
     def _fetch(self, line: Expr) -> None:
         """A line of the tile's part of what is read next, into the second-level cache."""
-        self.ahead.prefetch(self._elements(line * self.line), level=2)
+        self.ahead.prefetch(self._stored(line, self.line, 0), level=2)
 
     def _prefetch_residual(self, rows: int) -> None:
         """What the next tile starts with."""
@@ -374,35 +414,49 @@ class _Gemm:
         """A sum that was put aside among floats: integers lie there with their own bits."""
         return self.k.bits(stored, self.arithmetic.sums) if self.arithmetic.late else stored
 
-    def _multiply(self, accumulators: list[list[Register]], x_rows: list[Memory], kk: Expr) -> None:
+    def _multiply(
+        self, accumulators: list[list[Register]], x_rows: list[Memory], weights_of: WeightsOf, kk: Expr
+    ) -> None:
         """One step of k: the outer product of a column of x and a row of the panel."""
         kk = self.k.let("kk", kk)
-        self._products(accumulators, x_rows, kk, lambda row: self._factor(row, kk))
+        factors = (self._factor(row, kk) for row in x_rows)
+        self.arithmetic.accumulate(accumulators, factors, weights_of(kk))
 
     def _factor(self, row: Memory, kk: Expr) -> Expr:
         return self.arithmetic.factor(row, self._elements(kk), self.lanes)
 
-    def _multiply_rest(self, accumulators: list[list[Register]], x_rows: list[Memory]) -> None:
+    def _multiply_rest(
+        self, accumulators: list[list[Register]], x_rows: list[Memory], weights_of: WeightsOf
+    ) -> None:
         """The last step, of which x has only a part."""
         k, group = self.k, self.arithmetic.group
         place, count = self.chunk_depth * group, k.let("rest", self.depth - self.steps * group)
-        self._products(
-            accumulators,
-            x_rows,
-            self.chunk_depth,
-            lambda row: self.arithmetic.rest(row, place, count, self.lanes),
-        )
+        weights = weights_of(self.chunk_depth)
+        factors = (self.arithmetic.rest(row, place, count, self.lanes) for row in x_rows)
+        self.arithmetic.accumulate(accumulators, factors, weights)
 
-    def _products(
-        self,
-        accumulators: list[list[Register]],
-        x_rows: list[Memory],
-        kk: Expr,
-        factor_of: Callable[[Memory], Expr],
-    ) -> None:
+    def _weights(self, kk: Expr) -> list[Expr]:
+        places = [self._stored(kk, self.width, j * self.lanes) for j in range(self.shape.vectors)]
+        return [self.arithmetic.weights(self.panel, place, self.lanes) for place in places]
+
+    def _stored(self, times: Expr, words: int, more: int) -> Expr:
+        """Elements of a panel that times * words + more words take: without a division in loops."""
+        if self.copy is None:
+            return self._elements(times * words + more)
+        return times * self.arithmetic.stored(words) + self.arithmetic.stored(more)
+
+    def _widen(self, begin: Expr, end: Expr) -> None:
+        """The first tile of a panel puts steps of it into the copy, as products take them."""
+        assert self.copy is not None
+        k = self.k
+        with k.when(self.leads), k.loop("widened", begin, end) as kk:
+            for vector, weights in enumerate(self._weights(kk)):
+                self.copy.store(self._elements(kk * self.width + vector * self.lanes), weights)
+
+    def _kept(self, kk: Expr) -> list[Expr]:
+        assert self.copy is not None
         places = [self._elements(kk * self.width + j * self.lanes) for j in range(self.shape.vectors)]
-        weights = [self.arithmetic.weights(self.panel, place, self.lanes) for place in places]
-        self.arithmetic.accumulate(accumulators, map(factor_of, x_rows), weights)
+        return [self.arithmetic.kept(self.copy, place, self.lanes) for place in places]
 
     def _value(self, register: Register, i: int, j: int) -> Expr:
         if self.arithmetic.late:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Value
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import block_gemm, block_row, byte_rows, gemm, quantize_rows, sparse
 from isthmus.kernels.builder import C_TYPES
-from isthmus.kernels.byte_arithmetic import arithmetic_of, words_of
+from isthmus.kernels.byte_arithmetic import Bytes, HalfOfQuads, arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result, sparse_sizes
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
@@ -37,12 +37,23 @@ def _columns(state: Lowering, value: Value, width: int) -> Pointer:
     return Pointer(view.buffer)
 
 
+def _arithmetic(state: Lowering, value: Value, stored: Interleaved | Blocks | MaskedPanels) -> type[Bytes]:
+    """The products of a matrix that is stored like this."""
+    if isinstance(stored, Blocks):
+        return words_of(state.target)
+    if isinstance(stored, Interleaved):
+        return arithmetic_of(state.target)
+    if not state.target.expands_bytes:
+        raise not_on_target(value, state.target, "two of four bytes are stored")
+    return HalfOfQuads
+
+
 def _integer_linear(state: Lowering, value: Value) -> None:
     x, w, offset, x_scale, w_scale, bias, *residual = value.args
     stored = w.t.encoding
-    if not isinstance(stored, Interleaved | Blocks):
+    if not isinstance(stored, Interleaved | Blocks | MaskedPanels):
         raise not_on_target(value, state.target, "its weight is not packed")
-    arithmetic = (words_of if isinstance(stored, Blocks) else arithmetic_of)(state.target)
+    arithmetic = _arithmetic(state, value, stored)
     if x.dtype.c != C_TYPES[arithmetic.x]:
         raise not_on_target(value, state.target, "its rows are other bytes")
     k, n = w.t.static_shape
@@ -58,6 +69,8 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         short = activation in SHORT and state.becomes_bytes(value)
         kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short)
         width = stored.width
+        if arithmetic.widened:
+            scratch = [Scratch(gemm.copy_words(state.target, k, arithmetic))]
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
     scale, lds = _scale(state, x_scale)

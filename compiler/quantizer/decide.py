@@ -24,7 +24,7 @@ from isthmus.ir.graph import Program
 from isthmus.machine import Machine
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.choose import matrix_of
-from isthmus.passes.sparsify.costs import candidates, step_of
+from isthmus.passes.sparsify.costs import EVEN, HALVES, Form, candidates, step_of
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes, mark
 from isthmus.passes.sparsify.patterns import pattern_of
 from isthmus.runtime import load
@@ -42,8 +42,6 @@ FORMS = 2  # of a matrix that are measured, those first that declared costs put 
 GAIN = 1.05  # a measured gain below it may be no gain
 PRODUCTS = ("linear", "integer_linear")
 SECONDS = 4.0  # that are measured for each level of a target
-
-Blocks = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +90,10 @@ class _Layer:
     place: str
     matrix: str
     rows: int
-    forms: tuple[Blocks, ...]
+    forms: tuple[Form, ...]
 
-    def stored(self, blocks: Blocks | None, gain: float | None) -> Decision:
-        return Decision(self.matrix, blocks, self.rows, gain)
+    def stored(self, form: Form | None, gain: float | None) -> Decision:
+        return Decision(self.matrix, form, self.rows, gain)
 
 
 def measured(program: Program, target: Target, options: Options, sizes: Sizes) -> dict[str, Record]:
@@ -120,7 +118,7 @@ def _of_level(shared: Shared, level: Target, options: Options) -> Record:
     layers = _layers(prepare_shared(shared, level, options).program, level, options.sizes)
     if not layers:
         return Record()
-    ways: list[dict[str, Blocks | None]] = [{layer.name: None for layer in layers}]
+    ways: list[dict[str, Form | None]] = [{layer.name: None for layer in layers}]
     ways += [
         {layer.name: layer.forms[min(n, len(layer.forms) - 1)] for layer in layers} for n in range(FORMS)
     ]
@@ -129,10 +127,15 @@ def _of_level(shared: Shared, level: Target, options: Options) -> Record:
     made = {}
     for layer in layers:
         gains = [(dense[layer.place] / times[layer.place], n) for n, times in enumerate(others)]
-        gain, best = max(gains, key=lambda pair: pair[0])
-        blocks = ways[1 + best][layer.name] if gain >= GAIN else None
-        made[layer.name] = layer.stored(blocks, round(gain, 2))
+        worth = [(gain, n) for gain, n in gains if gain >= _least(ways[1 + n][layer.name])]
+        gain, best = max(worth or gains, key=lambda pair: pair[0])
+        made[layer.name] = layer.stored(ways[1 + best][layer.name] if worth else None, round(gain, 2))
     return Record(made)
+
+
+def _least(form: Form | None) -> float:
+    """Times the speed of dense that are worth it."""
+    return EVEN if form == HALVES else GAIN
 
 
 def _layers(program: Program, target: Target, sizes: Sizes) -> list[_Layer]:
@@ -148,7 +151,7 @@ def _layers(program: Program, target: Target, sizes: Sizes) -> list[_Layer]:
         rows = sizes.rows(node.shape[:-1], program)
         ways = candidates(pattern_of(weight), rows, target.vector, step)[:FORMS]
         if ways:
-            forms = tuple((way.outputs, way.inputs) for way in ways)
+            forms = tuple(way.form for way in ways)
             found.append(_Layer(name, node.loc, mark(weight), rows, forms))
     return found
 
@@ -158,7 +161,7 @@ def _times(
     level: Target,
     options: Options,
     layers: Sequence[_Layer],
-    ways: Sequence[Mapping[str, Blocks | None]],
+    ways: Sequence[Mapping[str, Form | None]],
 ) -> list[dict[str, float]]:
     """For each way to store the matrices: seconds of the products, by their place in the model."""
     with ExitStack() as stack:

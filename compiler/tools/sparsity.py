@@ -8,18 +8,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.ir.graph import Program, Value
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.weights import Weight
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
-from isthmus.passes.sparsify.costs import candidates, dense_slots, slots, step_of
+from isthmus.passes.sparsify.costs import (
+    HALVES,
+    Form,
+    candidates,
+    dense_slots,
+    slots,
+    step_of,
+)
 from isthmus.passes.sparsify.decisions import Decision, mark
 from isthmus.passes.sparsify.patterns import FEWEST_ZEROS, pattern_of
 from isthmus.target import Target
 
 DENSE = "dense"
 BY_COST = ChooseSparse()
-_STORED = re.compile(r"dense$|csr\(|block\((\d+)x(\d+),")
+_STORED = re.compile(r"dense$|csr\(|(nm)\(2:4,|block\((\d+)x(\d+),")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ def _layer(
     rows = rows if recorded is None else recorded.rows
     step = step_of(weight.type.dtype, target)
     predicted: float | None = None
-    if step is not None and isinstance(stored, Blocks):
+    if step is not None and isinstance(stored, Blocks | MaskedPanels):
         dense = dense_slots((depth, columns), rows, target.vector, step)
         predicted = dense / slots(stored, (depth, columns), rows, target.vector, step)
     elif step is not None:
@@ -86,7 +93,7 @@ def _layer(
         (depth, columns),
         pattern.density,
         str(pattern),
-        str(stored) if isinstance(stored, Blocks) else DENSE,
+        str(stored) if isinstance(stored, Blocks | MaskedPanels) else DENSE,
         size,
         depth * columns * weight.type.dtype.bytes,
         predicted,
@@ -123,9 +130,11 @@ def as_json(layer: Layer) -> dict[str, str | int | float | list[int] | None]:
 def decision_of(plain: Mapping[str, Any]) -> Decision:
     """What `as_json` says was decided. Raises ValueError, KeyError or TypeError for anything else."""
     stored = str(plain["stored"])
-    blocks = _STORED.match(stored)
-    if blocks is None:
+    found = _STORED.match(stored)
+    if found is None:
         raise ValueError(f"{stored!r} is no way to store a matrix")
-    shape = None if stored == DENSE else (int(blocks[1] or 1), int(blocks[2] or 1))
+    form: Form | None = (int(found[2] or 1), int(found[3] or 1))
+    if found[1] or stored == DENSE:
+        form = HALVES if found[1] else None
     gain = plain["measured_gain"]
-    return Decision(str(plain["matrix"]), shape, int(plain["rows"]), None if gain is None else float(gain))
+    return Decision(str(plain["matrix"]), form, int(plain["rows"]), None if gain is None else float(gain))

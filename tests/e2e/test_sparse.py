@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runners import KNOWN, native
 
 from isthmus.cli import app
 from isthmus.codegen.cache import cache_dir
@@ -19,6 +20,7 @@ from isthmus.ir.types import DType, TensorType
 from isthmus.ops.movement import reshape, slice_, transpose
 from isthmus.ops.nn import attention, layer_norm, linear
 from isthmus.passes.sparsify.options import parse_sparsity
+from isthmus.quantizer.decide import Deciding, with_decisions
 from isthmus.quantizer.plan import Asked, with_precision
 from isthmus.quantizer.plan import asked as wanted
 from isthmus.runtime import load
@@ -203,3 +205,36 @@ def test_integers_leave_blocks_out_and_answer_as_their_evaluator(
     np.testing.assert_array_equal(one, three)
     assert app.run(["inspect", str(made.path)]) == 0
     assert "block:" in capsys.readouterr().out
+
+
+def test_two_of_four_integers_take_less_room_and_give_the_same_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a chip that has it. Compiling runs the self-test, whose answers are the evaluator's."""
+    target = native(next(t for t in KNOWN.values() if t.expands_bytes))
+    program = transformer((96, 240))
+    options = with_precision(program, target, OPTIONS, wanted("int8", sparsity="2:4"))
+    made = compile_program(program, target, tmp_path / "halves", options)
+    report = json.loads((made.path / "report.json").read_text("utf-8"))
+    found = {layer["node"]: layer for layer in report["sparsity"] if layer["stored"] != "dense"}
+    assert set(found) == {"qkv", "out", "up", "down"}
+    for layer in found.values():
+        assert layer["stored"] == "nm(2:4,48,16)"
+        assert layer["bytes"] <= 0.66 * layer["dense_bytes"]
+    for layer in report["sparsity"]:
+        layer["stored"] = "dense"
+    record = tmp_path / "dense.json"
+    record.write_text(json.dumps(report), "utf-8")
+    dense_options = with_decisions(program, target, options, Deciding(record=record))
+    dense = compile_program(program, target, tmp_path / "dense", dense_options)
+    saved = sum(layer["dense_bytes"] - layer["bytes"] for layer in found.values())
+    sizes = [(bundle.path / "weights.bin").stat().st_size for bundle in (dense, made)]
+    assert abs(sizes[0] - sizes[1] - saved) < 64 * len(found), "weights begin cache lines"
+    sessions = [load(made.path, threads=n) for n in (1, 3)] + [load(dense.path, threads=1)]
+    for shape in ((1, 1), (1, 5), (1, 17), (2, 70)):
+        x = np.random.default_rng(shape[1]).standard_normal((*shape, 96)).astype(np.float32)
+        one, *others = (session.run({"x": x})["y"] for session in sessions)
+        for other in others:
+            np.testing.assert_array_equal(other, one)
+    assert app.run(["inspect", str(made.path)]) == 0
+    assert "nm: 1.00x expected" in capsys.readouterr().out

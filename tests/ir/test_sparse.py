@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.ir.sparse import NM, Blocks
+from isthmus.ir.sparse import NM, Blocks, MaskedPanels
 from isthmus.ir.types import DType, Encoding, TensorType, parse_type
 from isthmus.ir.weights import Weight
 
@@ -19,11 +19,11 @@ def matrix(depth: int, columns: int, density: float, seed: int) -> np.ndarray:
 
 
 def check(encoding: Encoding, plain: np.ndarray) -> np.ndarray:
-    type_ = TensorType(DType.F32, plain.shape, encoding)
+    type_ = TensorType(DType.of(plain.dtype), plain.shape, encoding)
     assert parse_type(str(type_)) == type_
     stored = Weight.of("w", plain).encoded(encoding).stored()
     assert stored.nbytes == type_.nbytes
-    assert stored.dtype == np.float32, "bytes are swapped for other chips by the size of elements"
+    assert stored.dtype == plain.dtype, "bytes are swapped for other chips by the size of elements"
     np.testing.assert_array_equal(encoding.decode(stored, plain.shape), plain)
     return stored
 
@@ -123,3 +123,39 @@ def test_two_of_four_takes_half_and_a_sixteenth() -> None:
 def test_groups_that_hold_more() -> None:
     with pytest.raises(ValueError, match="more than 2 numbers"):
         NM(2, 4).encode(np.ones((4, 1), np.float32))
+
+
+@pytest.mark.parametrize(("width", "lanes"), [(48, 16), (8, 4), (2, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (4, 48), (7, 49), (64, 100), (131, 7)])
+def test_masked_panels_hold_two_of_four(width: int, lanes: int, shape: tuple[int, int]) -> None:
+    rng = np.random.default_rng(shape[0] + width)
+    plain = halves(rng, *shape)
+    stored = check(MaskedPanels(width, lanes), plain)
+    columns = -(-shape[1] // width) * width
+    assert stored.nbytes == 0.625 * 4 * -(-shape[0] // 4) * columns
+    # Every mask has half of its bits, whatever the matrix holds.
+    masks = stored.view(np.uint8).reshape(-1, lanes * 4 * 5 // 8)[:, : lanes // 2]
+    assert (np.unpackbits(masks, axis=1).sum(axis=1) == 2 * lanes).all()
+    check(MaskedPanels(width, lanes), np.zeros(shape, np.int8))
+
+
+def test_masked_panels_byte_by_byte() -> None:
+    """One panel of two columns: the mask of both, then the bytes of either."""
+    plain = np.array([[0, 5], [7, 0], [0, 0], [-1, 6]], np.int8)
+    assert MaskedPanels(2, 2).encode(plain).view(np.uint8).tolist() == [[0b1001_1010, 7, 255, 5, 6]]
+    lacking = np.array([[0, 0], [0, 0], [9, 0], [0, 0]], np.int8)
+    assert MaskedPanels(2, 2).encode(lacking).tolist() == [[0b0011_0101, 0, 9, 0, 0]]
+
+
+def test_masked_panels_refuse_more_and_wider() -> None:
+    with pytest.raises(ValueError, match="more than 2"):
+        MaskedPanels(2, 2).encode(np.ones((3, 1), np.int8))
+    with pytest.raises(ValueError, match="stores bytes"):
+        MaskedPanels(2, 2).nbytes((4, 4), DType.F32)
+
+
+def halves(rng: np.random.Generator, depth: int, columns: int) -> np.ndarray:
+    """Bytes of which at most two of four neighbours in a column are not zero, often fewer."""
+    order = np.argsort(rng.random((-(-depth // 4), 4, columns)), axis=1)
+    kept = (order < rng.integers(0, 3, (1, 1, columns))).reshape(-1, columns)[:depth]
+    return np.where(kept, rng.integers(-128, 128, (depth, columns)), 0).astype(np.int8)

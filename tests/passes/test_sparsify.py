@@ -11,14 +11,14 @@ from isthmus.errors import Code, ModelError
 from isthmus.ir.dims import symbol
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, NamedDim, Program, constant, graph_input
-from isthmus.ir.sparse import Blocks
-from isthmus.ir.types import DType, Padded, Panels, TensorType
+from isthmus.ir.sparse import Blocks, MaskedPanels
+from isthmus.ir.types import DType, Interleaved, Padded, Panels, TensorType
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import linear
 from isthmus.passes import pipeline
 from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
-from isthmus.passes.sparsify.costs import candidates
+from isthmus.passes.sparsify.costs import Form, candidates
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes
 from isthmus.passes.sparsify.patterns import pattern, pattern_of
 from isthmus.targets import x86_64
@@ -26,6 +26,7 @@ from isthmus.tools.costs import multiply_adds
 from isthmus.tools.sparsity import as_json, decision_of, layers, with_zeros
 
 TARGET = next(t for t in x86_64.TARGETS if t.name == "x86-64-v4")
+EXPANDING = next(t for t in x86_64.TARGETS if t.expands_bytes)
 
 
 def sparse(
@@ -164,7 +165,7 @@ def test_sizes_count_where_they_are_given() -> None:
         assert layers(made, TARGET, choose)[0].rows == rows
 
 
-def recorded(name: str, matrix: str, blocks: tuple[int, int] | None) -> ChooseSparse:
+def recorded(name: str, matrix: str, blocks: Form | None) -> ChooseSparse:
     return ChooseSparse(record=Record({name: Decision(matrix, blocks, 7, 1.5)}))
 
 
@@ -212,3 +213,60 @@ def test_bytes_with_single_zeros_stay_dense() -> None:
     assert not isinstance(stored(made), Blocks)
     (layer,) = with_zeros(layers(made, TARGET))
     assert layer.decision.startswith("dense wins")
+
+
+def two_of_four(depth: int = 256) -> np.ndarray:
+    rng = np.random.default_rng(4)
+    order = np.argsort(rng.random((-(-depth // 4), 4, 320)), axis=1)
+    return np.where((order < 2).reshape(-1, 320)[:depth], 1 + rng.random((depth, 320)), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("depth", [256, 255, 2])
+def test_two_of_four_bytes_are_stored_as_such_where_a_chip_has_it(depth: int) -> None:
+    """A K that groups do not divide is taken as if it went on with zeros."""
+    before = bytes_program(two_of_four(depth))
+    made = pipeline.run(before, EXPANDING)
+    assert stored(made) == MaskedPanels(48, 16)
+    (node,) = (n for n in made.main.nodes() if n.op is integer_linear)
+    assert [node.args[i].t.encoding for i in (2, 4, 5)] == [Padded(48)] * 3
+    (layer,) = with_zeros(layers(made, EXPANDING))
+    assert layer.bytes == 0.625 * 4 * -(-depth // 4) * 336
+    assert layer.predicted is not None
+    assert 0.98 <= layer.predicted <= 1
+    assert layer.decision.startswith("nm: ")
+    assert decision_of(as_json(layer)).form == "2:4"
+    x = np.random.default_rng(0).integers(0, 256, (5, depth)).astype(np.uint8)
+    np.testing.assert_array_equal(evaluate(made.main, {"x": x})["y"], evaluate(before.main, {"x": x})["y"])
+    assert isinstance(stored(pipeline.run(before, TARGET)), Interleaved)
+
+
+def test_two_of_four_depend_on_rows_and_on_what_else_there_is() -> None:
+    near, far = bytes_program(two_of_four()), bytes_program(two_of_four(4096))
+    for before, rows, kind in (
+        (near, 1, Interleaved),
+        (near, 16, Interleaved),
+        (near, 128, MaskedPanels),
+        (far, 1, MaskedPanels),
+        (far, 16, Interleaved),
+        (far, 128, MaskedPanels),
+    ):
+        choose = ChooseSparse(sizes=Sizes({"rows": rows}))
+        made = pipeline.run_rest(pipeline.run_shared(before, EXPANDING), EXPANDING, choose=choose)
+        assert isinstance(stored(made), kind)
+    # One number more, and it is no such matrix; with few numbers in blocks, those are faster.
+    more = two_of_four()
+    more[:4, 0] = 1
+    assert isinstance(stored(pipeline.run(bytes_program(more), EXPANDING)), Interleaved)
+    fewer = np.where(np.arange(320) % 5, 0, two_of_four())
+    assert isinstance(stored(pipeline.run(bytes_program(fewer), EXPANDING)), Blocks)
+    # Floats have no such form.
+    assert isinstance(stored(pipeline.run(program(two_of_four()), EXPANDING)), Panels)
+
+
+@pytest.mark.parametrize("form", [None, "2:4", (1, 4)])
+def test_a_record_of_two_of_four_is_followed(form: Form | None) -> None:
+    before = pipeline.run_shared(bytes_program(two_of_four()), EXPANDING)
+    (layer,) = layers(pipeline.run_rest(before, EXPANDING), EXPANDING)
+    choose = recorded(layer.node, layer.matrix, form)
+    (again,) = layers(pipeline.run_rest(before, EXPANDING, choose=choose), EXPANDING, choose)
+    assert decision_of(as_json(again)) == Decision(layer.matrix, form, 7, 1.5)

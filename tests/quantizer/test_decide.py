@@ -119,7 +119,7 @@ def test_the_fastest_is_taken_if_it_is_faster_than_dense(
     (record,) = with_decisions(products(), HOST, OPTIONS, Deciding(measure=True)).decisions.values()
     assert set(record.of) == {"one", "two"}
     for decision, (first, second) in zip(record.of.values(), forms, strict=True):
-        assert decision.blocks == {"dense": None, "first": first, "second": second}[stored]
+        assert decision.form == {"dense": None, "first": first, "second": second}[stored]
         assert decision.measured == max(gains)
 
 

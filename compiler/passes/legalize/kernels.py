@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.graph import Graph, Program, Value
 from isthmus.ir.rewrite import Rule, Watch
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Panels
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import attention, layer_norm, linear, rms_norm
@@ -61,7 +61,8 @@ def _problems(node: Value, target: Target) -> Iterator[Problem]:
 
 
 def _shape_reason(node: Value) -> str | None:
-    if node.op is integer_linear and not isinstance(node.args[1].t.encoding, Interleaved | Blocks):
+    known = Interleaved | Blocks | MaskedPanels
+    if node.op is integer_linear and not isinstance(node.args[1].t.encoding, known):
         return "the matrix of an integer_linear is not a constant"
     if node.op is linear and not isinstance(node.args[1].t.encoding, Panels | Interleaved | Blocks):
         return "the matrix of a linear is not a constant"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Encoding, Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
@@ -77,6 +77,8 @@ class _Packer:
             matrix: Encoding = Interleaved(self.width, self.word)
             if isinstance(stored := node.args[1].t.encoding, Blocks):
                 matrix, whole = stored, Padded(max(self.lanes, stored.outputs))
+            elif isinstance(stored, MaskedPanels):
+                matrix = stored
             return {1: matrix, 2: whole, 3: None, 4: whole, 5: whole}
         if node.op is block_linear:
             narrow = node.attr("bits") == 4

@@ -7,23 +7,24 @@ from dataclasses import dataclass, field, replace
 
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.sparse import WORD, Blocks
+from isthmus.ir.sparse import WORD, Blocks, MaskedPanels
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.movement import full
 from isthmus.ops.nn import linear
 from isthmus.passes.constants import array_of
 from isthmus.passes.quantize.layers import products
-from isthmus.passes.sparsify.costs import Step, candidates, step_of
+from isthmus.passes.sparsify.costs import EVEN, HALVES, Candidate, Form, Step, candidates, step_of
 from isthmus.passes.sparsify.decisions import Record, Sizes
 from isthmus.passes.sparsify.patterns import pattern_of
-from isthmus.target import Target, sparse_window
+from isthmus.target import Target, panel_width, sparse_window
 
 
 @dataclass(frozen=True, slots=True)
 class ChooseSparse:
-    """Store a matrix as blocks where `record` says so; where there is none, when the declared costs of the
-    target promise `gain` times the speed for rows at `sizes`.
+    """Store a matrix without its zeros as `record` says; where there is none, when the declared costs of the
+    target promise `gain` times the speed for rows at `sizes`. For half of the bytes no gain is asked for:
+    `EVEN` times the speed of dense is enough.
 
     A program says of each layer how it was decided (report.json); the text of a pipeline does not.
     """
@@ -63,22 +64,25 @@ class ChooseSparse:
         if weight is None or weight.type.encoding is not None:
             return None
         step = step_of(weight.type.dtype, target)
-        blocks = None if step is None else self._blocks(node, name, weight, step, program, target)
-        if blocks is None:
+        form = None if step is None else self._form(node, name, weight, step, program, target)
+        if form is None:
             return None
-        return weight_value(weight.encoded(blocks_of(weight, target, *blocks)), node.args[1].loc)
+        return weight_value(weight.encoded(encoding_of(weight, target, form)), node.args[1].loc)
 
-    def _blocks(
+    def _form(
         self, node: Value, name: str, weight: Weight, step: Step, program: Program, target: Target
-    ) -> tuple[int, int] | None:
-        """Outputs and inputs of a block; None where dense is better."""
+    ) -> Form | None:
+        """How zeros are left out; None where dense is better."""
         found = pattern_of(weight)
         ways = candidates(found, self.sizes.rows(node.shape[:-1], program), target.vector, step)
         if not ways:
             return None
         if self.record is not None and found.numbers:
-            return self.record.find(name, weight).blocks
-        return None if ways[0].gain < self.gain else (ways[0].outputs, ways[0].inputs)
+            return self.record.find(name, weight).form
+        return next((way.form for way in ways if self._wins(way)), None)
+
+    def _wins(self, way: Candidate) -> bool:
+        return way.gain >= (EVEN if way.form == HALVES else self.gain)
 
 
 def matrix_of(node: Value) -> Weight | None:
@@ -97,8 +101,11 @@ def _zeros(node: Value) -> Weight | None:
     )
 
 
-def blocks_of(weight: Weight, target: Target, outputs: int, inputs: int) -> Blocks:
-    """How `weight` is stored for `target` in blocks of this shape."""
+def encoding_of(weight: Weight, target: Target, form: Form) -> Blocks | MaskedPanels:
+    """How `weight` is stored for `target` in this form."""
+    if form == HALVES:
+        return MaskedPanels(panel_width(target.vector), target.vector.lanes(32))
+    outputs, inputs = form
     plain = weight.read()
     group = WORD // weight.type.dtype.bytes
     window = sparse_window(target.vector, outputs, inputs // group, -(-plain.shape[0] // group))

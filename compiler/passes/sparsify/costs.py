@@ -8,8 +8,9 @@ A step of K is one f32, or a word of four bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
-from isthmus.ir.sparse import WORD, Blocks
+from isthmus.ir.sparse import WORD, Blocks, MaskedPanels
 from isthmus.ir.types import DType
 from isthmus.passes.sparsify.patterns import Pattern
 from isthmus.target import Target, VectorUnit, sparse_vectors, sparse_window
@@ -22,17 +23,28 @@ FEWEST_ROWS = 3
 BLOCK_SLOTS = 2.1
 LIST_SLOTS = 40.0
 ELEMENT_SLOTS = 0.7
+# Of a matrix of which two of four bytes are stored: slots of widening a vector once for many rows, and the
+# most rows that are few: they widen in registers. What that takes of the time of dense, and what is left of
+# the wait for weights, where there are so many bytes of them that no cache near the core holds them.
+WIDEN_SLOTS = 2.2
+HALVES_ROWS = 4
+HALVES_NEAR, HALVES_FAR = 1.1, 0.7
+FAR_BYTES = 1 << 20
 # Rows without a bound, and the most that anything depends on.
 MANY = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of K: how many elements it takes, and slots for a vector of it in either product."""
+    """One step of K: how many elements it takes, and slots for a vector of it in either product.
+
+    `halves`: there are products of matrices of which two of four elements are stored.
+    """
 
     group: int = 1
     dense: float = 1.0
     sparse: float = 1.0
+    halves: bool = False
 
 
 FLOATS = Step()
@@ -53,15 +65,23 @@ def step_of(dtype: DType, target: Target) -> Step | None:
         return Step(WORD, 4, 11)
     if products.neighbours == 2:
         return Step(WORD, 2, 5)
-    return Step(WORD) if products.neighbours == WORD else Step(WORD, 0.5, 1 if products.quads else 11)
+    if products.neighbours == WORD:
+        return Step(WORD, halves=target.expands_bytes)
+    return Step(WORD, 0.5, 1 if products.quads else 11)
+
+
+# How zeros are left out: in blocks of outputs x inputs, or two of four inputs of each output.
+Form: TypeAlias = tuple[int, int] | Literal["2:4"]
+HALVES: Literal["2:4"] = "2:4"
+# Times the speed of dense that are as good as its speed, where half of the bytes are stored.
+EVEN = 0.98
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A way to store the matrix, and how many times faster than dense it is expected to be."""
 
-    outputs: int
-    inputs: int
+    form: Form
     gain: float
 
 
@@ -72,11 +92,24 @@ def candidates(found: Pattern, rows: int, vector: VectorUnit, step: Step = FLOAT
     dense = dense_slots(found.shape, rows, vector, step)
     blocks = found.blocks or {(1, step.group): 0}
     made = [
-        Candidate(*shape, dense / sparse_slots(found.shape, rows, vector, *shape, count, step))
+        Candidate(shape, dense / sparse_slots(found.shape, rows, vector, *shape, count, step))
         for shape, count in blocks.items()
         if shape[1] % step.group == 0
     ]
+    if found.halves and step.halves:
+        made.append(Candidate(HALVES, dense / halves_slots(found.shape, rows, vector, step)))
     return tuple(sorted(made, key=lambda c: -c.gain))
+
+
+def halves_slots(shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step) -> float:
+    """Slots of the dense product whose weights are widened as they are read."""
+    if rows > HALVES_ROWS:
+        each = rows + WIDEN_SLOTS
+    elif shape[0] * shape[1] < FAR_BYTES:
+        each = max(rows, FEWEST_ROWS) * HALVES_NEAR
+    else:
+        each = max(rows, FEWEST_ROWS * HALVES_FAR)
+    return dense_slots(shape, FEWEST_ROWS, vector, step) * each / FEWEST_ROWS
 
 
 def dense_slots(shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step = FLOATS) -> float:
@@ -114,7 +147,13 @@ def sparse_slots(
 
 
 def slots(
-    stored: Blocks, shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step = FLOATS
+    stored: Blocks | MaskedPanels,
+    shape: tuple[int, int],
+    rows: int,
+    vector: VectorUnit,
+    step: Step = FLOATS,
 ) -> float:
     """Slots of the product with a matrix that is stored like this."""
+    if isinstance(stored, MaskedPanels):
+        return halves_slots(shape, rows, vector, step)
     return sparse_slots(shape, rows, vector, stored.outputs, stored.inputs, 2 * stored.pairs, step)

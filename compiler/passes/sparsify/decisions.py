@@ -10,21 +10,21 @@ from isthmus.ir.dims import Dim, evaluate_dim, interval, product
 from isthmus.ir.dims import names as names_of
 from isthmus.ir.graph import Program
 from isthmus.ir.weights import Weight
-from isthmus.passes.sparsify.costs import MANY
+from isthmus.passes.sparsify.costs import MANY, Form
 
 _DIGITS = 16  # of a digest: as many as tell matrices of one model apart
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How the matrix of one layer is stored: in `blocks` of outputs x inputs, or dense (None).
+    """How the matrix of one layer is stored: without zeros in a `form`, or dense (None).
 
     `matrix` says which one it is (`mark`). It was decided for so many `rows`, where what is fastest without
     its zeros had `measured` times the speed of dense; None: declared costs decided.
     """
 
     matrix: str
-    blocks: tuple[int, int] | None
+    form: Form | None
     rows: int
     measured: float | None
 

@@ -23,8 +23,8 @@ class Pattern:
     """A matrix [K, N]: how many numbers are not zero, and what shape the zeros have.
 
     `blocks` says for each shape of block how many are not all zero; `group` is (n, m) when every m
-    consecutive rows hold at most n numbers of each column, n <= m / 2. `empty_inputs` rows and
-    `empty_outputs` columns hold nothing.
+    consecutive rows hold at most n numbers of each column, n <= m / 2. `halves`: every 4 of them hold at most
+    2, if the matrix went on with zeros. `empty_inputs` rows and `empty_outputs` columns hold nothing.
     """
 
     shape: tuple[int, int]
@@ -33,6 +33,7 @@ class Pattern:
     group: tuple[int, int] | None = None
     empty_inputs: int = 0
     empty_outputs: int = 0
+    halves: bool = False
 
     @property
     def density(self) -> float:
@@ -95,6 +96,7 @@ def pattern(plain: Array) -> Pattern:
         _group(present),
         depth - int(np.count_nonzero(present.any(axis=1))),
         columns - int(np.count_nonzero(present.any(axis=0))),
+        int(np.pad(present, ((0, -depth % 4), (0, 0))).reshape(-1, 4, columns).sum(axis=1).max()) <= 2,
     )
 
 

@@ -71,6 +71,16 @@ def without_most(value: Value, outputs: int, inputs: int) -> Value:
     return constant(weight.name, np.where((5 * row + 7 * column) % 16 == 0, plain, plain.dtype.type(0)))
 
 
+def two_of_four(value: Value) -> Value:
+    """A matrix of which two of every four neighbours of a column are left, in all six ways."""
+    weight = weight_of(value)
+    assert weight is not None
+    plain = weight.read()
+    row, column = np.indices(plain.shape)
+    pairs = np.array([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100])[(row // 4 + column) % 6]
+    return constant(weight.name, np.where(pairs >> row % 4 & 1, plain, plain.dtype.type(0)))
+
+
 _MASKS = {"row": "f32[b,1,1,m]", "full": "f32[b,1,n,m]", "each": "f32[b,4,n,m]", "low": "f32[n,m]"}
 # Mask, widths of a head, heads of the keys. Each width and kind of mask is a kernel of its own, large ones.
 _ATTENTION = (
@@ -267,6 +277,7 @@ def _bytes() -> Iterator[Case]:
         w = maker.whole_weight(width, n)
         yield maker.case(integer_linear(quantize_rows(x, scale, point), w, offset, scale, *vectors), 0.0)
     yield from _sparse_bytes()
+    yield from _halves()
     yield from _blocks()
     yield from _small_floats()
     maker = Maker("bytes", "row_scale of rows, zeros among them")
@@ -289,6 +300,20 @@ def _sparse_bytes() -> Iterator[Case]:
             w = without_most(maker.whole_weight(330, 70), outputs, 4)
             value = integer_linear(x, w, offset, scale, *vectors, *rest, activation="relu")
             yield maker.case(value, 0.0)
+
+
+def _halves() -> Iterator[Case]:
+    """Matrices of bytes of which two of four neighbours are zero, few rows and many."""
+    for rows, k, n in (("1", 132, 70), ("m,b", 67, 48), ("m,b,n", 330, 101)):
+        for dtype in (DType.I8, DType.U8):
+            name = f"integer_linear by 2:4 {dtype}[{rows},{k}] x {n}"
+            maker = Maker("bytes", name)
+            scale = constant(f"{name} scale", np.asarray(0.004, np.float32))
+            vectors = [constant(f"{name} {i}", maker.scales(n)) for i in range(2)]
+            offset = constant(f"{name} offset", np.arange(n, dtype=np.int32) * 101 - 2000)
+            w = two_of_four(maker.whole_weight(k, n))
+            x = maker.integers(f"{dtype}[{rows},{k}]")
+            yield maker.case(integer_linear(x, w, offset, scale, *vectors, activation="relu"), 0.0)
 
 
 def _blocks() -> Iterator[Case]:
