@@ -16,7 +16,7 @@ from isthmus.target import Target
 from isthmus.targets import x86_64
 
 MACHINE = Machine.here()
-# Chips with the same vectors have the same kernels: of each the most capable that runs here stands for the others.
+# Chips with the same vectors have the same kernels: the most capable that runs here stands for all of them.
 LEVELS = tuple(
     {
         target.vector: target
