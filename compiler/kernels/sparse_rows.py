@@ -22,9 +22,9 @@ from isthmus.kernels.builder import Builder, Expr, Memory, Register, lanes_of, v
 from isthmus.kernels.tir import tirx
 from isthmus.target import BYTES_IN_WORD, VectorUnit
 
-# Rows that may share a vector, and the most rows by columns of a block for which that was measured to be
-# faster than a vector of rows.
-FEW, MOST = (1, 2, 4), 8
+# Rows that may share a vector, and the most rows by columns of a block, where that was measured to be faster
+# than a vector of rows; with four rows it was not.
+FEW, MOST = (1, 2), 8
 # Elements of memory ahead of the values in use that are fetched.
 AHEAD = 2048
 
