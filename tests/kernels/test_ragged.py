@@ -7,20 +7,12 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import pytest
-from runners import native
-from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.kernels import attention, loops_kept
 from isthmus.kernels.kernel import Kernel
-from isthmus.machine import Machine
 from isthmus.target import Target
-from isthmus.targets import x86_64
 
-# One chip for each way of computing attention.
-CHIPS = tuple(
-    {(t.vector, t.multiplies_bf16, t.tiles): t for t in x86_64.TARGETS if t.os == Machine.here().os}.values()
-)
 Compiled = Callable[[Kernel], Call]
 GUARD = np.float32(12345.0)
 HEADS, GROUP = 4, 2
@@ -33,12 +25,6 @@ KINDS = [
     (48, 20, "row", False, "mixed"),
     (80, 80, "none", True, "mixed"),
 ]
-
-
-@pytest.fixture(scope="session", params=(*CHIPS, CHECKED_C), ids=lambda chip: chip.name)
-def target(request: pytest.FixtureRequest) -> Target:
-    """Each of them that this machine can run, and C."""
-    return native(request.param)
 
 
 @pytest.mark.parametrize(("width", "value_width", "mask", "causal", "narrow"), KINDS)
