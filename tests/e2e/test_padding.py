@@ -22,11 +22,24 @@ OPTIONS = Options(verify=False, cache=cache_dir(os.environ), c_flags=("-DISTHMUS
 SIZES = ((1, 1), (1, 7), (4, 1), (2, 9), (5, 40), (33, 6))
 
 
+def agree(found: np.ndarray, wanted: np.ndarray, share: float, name: str) -> None:
+    """Number by number; with a `share`, which is for bf16, in each item's noise: scores here are steep, and
+    an item that saw others would be all noise."""
+    if not share:
+        np.testing.assert_allclose(found, wanted, rtol=2e-4, atol=2e-5, err_msg=name)
+        return
+    finite, axes = np.isfinite(wanted), tuple(range(1, wanted.ndim))
+    np.testing.assert_array_equal(found[~finite], wanted[~finite], err_msg=name)
+    found, wanted = (np.where(finite, a, 0) for a in (found, wanted))
+    noise, signal = (np.square(a).sum(axes) for a in (found - wanted, wanted))
+    assert (noise <= share**2 * signal).all(), (name, noise, signal)
+
+
 @pytest.mark.parametrize(
     ("pool", "hidden", "causal"),
     [("mean", -math.inf, False), ("first", -3e38, False), ("tokens", -3e38, True)],
 )
-@pytest.mark.parametrize(("precision", "share"), [("f32", 0.0), ("bf16", 0.02)])
+@pytest.mark.parametrize(("precision", "share"), [("f32", 0.0), ("bf16", 0.15)])
 def test_every_mask(
     precision: str, share: float, pool: str, hidden: float, causal: bool, tmp_path: Path
 ) -> None:
@@ -45,8 +58,6 @@ def test_every_mask(
                 inputs = {"ids": given["ids"], "mask": given["mask"]}
                 first, *others = (session.run(inputs)["y"] for session in sessions)
                 wanted = evaluate(program.main, inputs)["y"]
-                # What bf16 loses counts against the largest number: scores here are steep.
-                close = 2e-5 + share * float(np.abs(np.nan_to_num(wanted)).max())
-                np.testing.assert_allclose(first, wanted, rtol=2e-4, atol=close, err_msg=name)
+                agree(first, wanted, share, name)
                 for other in others:
                     np.testing.assert_array_equal(other, first, err_msg=name)
