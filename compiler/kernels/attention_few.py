@@ -7,13 +7,16 @@ keys at once as a vector has lanes. Rows that are no whole vectors are read in n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from isthmus.kernels.attention_shape import Shape
 from isthmus.kernels.builder import Builder, Expr, Memory
 from isthmus.kernels.math import exp_negative
 from isthmus.kernels.tir import tirx
 
+# The first of some keys, and how many, to the products of a query with each.
+Dots: TypeAlias = Callable[[Expr, int], Sequence[Expr]]
 # Vectors of V that are summed at once, and rows of V side by side: enough chains to hide the latency.
 VALUE_VECTORS, VALUE_ROWS = 4, 2
 
@@ -74,7 +77,24 @@ def _scores(
             step(k.let("at", d * lanes))
         return [k.let("dot", register.value) for register in sums]
 
+    write_scores(k, dots, lanes, mask, out, seen)
+
+
+def write_scores(
+    k: Builder,
+    dots: Dots,
+    lanes: int,
+    mask: Memory | None,
+    out: Memory,
+    seen: Expr,
+    scale: Expr | None = None,
+) -> None:
+    """out[j] = q k[j] * scale + mask[j] for the first `seen` keys. `dots` makes the products with so many
+    keys from one on, each a vector of `lanes` whose sum it is."""
+
     def store(first: Expr, scores: Expr, width: int) -> None:
+        if scale is not None:
+            scores = scores * k.spread(scale, width)
         out.store(first, scores + mask.load(first, width) if mask is not None else scores)
 
     whole = k.let("whole_keys", k.divide(seen, lanes))

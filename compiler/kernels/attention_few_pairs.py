@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from isthmus.kernels.arithmetic import rounded_pair
-from isthmus.kernels.attention_few import softmax, sums_of
+from isthmus.kernels.attention_few import softmax, write_scores
 from isthmus.kernels.attention_pairs import PAIR, line_of, words_of
 from isthmus.kernels.attention_shape import Shape
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, vector_type
@@ -71,16 +71,7 @@ def _scores(
                 _dot(k, register, factors, words_of(k, row, word * PAIR, shape.width))
         return [k.let("dot", register.value) for register in sums]
 
-    def store(first: Expr, scores: Expr, width: int) -> None:
-        scores = scores * k.spread(scale, width)
-        out.store(first, scores + mask.load(first, width) if mask is not None else scores)
-
-    whole = k.let("whole_keys", k.divide(seen, lanes))
-    with k.loop("kb", 0, whole) as kb:
-        first = k.let("first_key", kb * lanes)
-        store(first, sums_of(k, dots(first, lanes)), lanes)
-    with k.loop("j", whole * lanes, seen) as j:
-        store(j, k.reduce_sum(dots(j, 1)[0]), 1)
+    write_scores(k, dots, lanes, mask, out, seen, scale)
 
 
 def _round(k: Builder, scores: Memory, powers: Memory, seen: Expr) -> None:
