@@ -237,7 +237,6 @@ def _check_pair(pair: Pair, at: Place) -> None:
             at.inner(key).wrong(problem.message, _DATA_HINT, problem.code)
 
 
-AUTO_NEEDS = "a precision for each layer"
 _DATA_HINT = 'say calibration = "requests/": a .npz, a folder of them, or a text file with a tokenizer'
 
 
