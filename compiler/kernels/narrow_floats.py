@@ -80,11 +80,10 @@ def _float_to_bf16(k: Builder, value: Expr) -> Expr:
 
 
 def _f16_to_float(k: Builder, stored: Expr) -> Expr:
-    """Move the exponent up by multiplying with 2^112, which also makes subnormals normal."""
     bits = hold(k, "bits", k.cast(stored, "uint32"))
     sign = _shift_left(k, tirx.bitwise_and(bits, k.constant(0x8000, bits)), 16)
     size = hold(k, "size", _shift_left(k, tirx.bitwise_and(bits, k.constant(0x7FFF, bits)), 13))
-    scaled = k.bits(k.bits(size, "float32") * k.constant(2.0**112, k.bits(size, "float32")), "uint32")
+    scaled = k.bits(rescaled(k, size, 112), "uint32")
     endless = tirx.bitwise_or(size, k.constant(0x7F800000, size))
     special = size >= k.constant(0x7C00 << 13, size)
     return hold(k, "half", k.bits(tirx.bitwise_or(sign, k.select(special, endless, scaled)), "float32"))

@@ -339,7 +339,10 @@ def _blocks() -> Iterator[Case]:
 
 
 def _small_floats() -> Iterator[Case]:
-    """Floats of 8 bits and 4 from f32 and to it, by their bits."""
+    """Floats of 8 bits and 4 from f32 and to it, by their bits, and those of f16 without a leading one."""
+    maker = Maker("small floats", "f16 below 2^-14 to f32")
+    codes = maker.integers("u16[b,n,19]", 1, 0x3FF)
+    yield maker.case(pointwise.cast(pointwise.bitcast(codes, dtype=DType.F16), dtype=DType.F32), 0.0)
     for dtype in (d for d in DType if d.is_stored):
         maker = Maker("small floats", f"f32 to {dtype}")
         # E8M0 has no sign.
