@@ -36,7 +36,16 @@ SHAPES = (
     (1536, 384, None, True),
 )
 ROWS = (1, 16, 128)
-SQUARE, BLOCK = 4096, 32
+SQUARE = 4096
+# Weights in blocks, by their name in the table: the kind of kernel, how scales are stored, rows of a block.
+BLOCKS = {
+    "int4, blocks of 32": ("q4", DType.F16, 32),
+    "int8, blocks of 32": ("q8", DType.F16, 32),
+    "fp8-e4m3, blocks of 128": ("e4m3", DType.F16, 128),
+    "fp8-e5m2, blocks of 128": ("e5m2", DType.F16, 128),
+    "mxfp8": ("e4m3", DType.F8E8M0, 32),
+    "mxfp4": ("e2m1", DType.F8E8M0, 32),
+}
 # Copies of the weights that are read in turn: no cache holds them all.
 COPIES = 8
 SECONDS = 0.5
@@ -70,10 +79,11 @@ class Bench:
         self.target, self.width = target, gemm.panel_width(target)
         kinds = dict.fromkeys((activation, residual) for _, _, activation, residual in SHAPES)
         self.bytes = {kind: gemm.kernel(target, *kind, arithmetic_of(target)).symbol for kind in kinds}
+        self.blocks = {
+            name: block_gemm.kernel(target, kind, scales) for name, (kind, scales, _) in BLOCKS.items()
+        }
         kernels = [gemm.kernel(target, *kind, arithmetic_of(target)) for kind in kinds]
-        self.calls: dict[str, Call] = load(
-            [*kernels, *(block_gemm.kernel(target, kind, DType.F16) for kind in ("q4", "q8"))], target, folder
-        )
+        self.calls: dict[str, Call] = load([*kernels, *self.blocks.values()], target, folder)
 
     def product(self, rows: int, k: int, n: int, activation: str | None, residual: bool) -> Work:
         """Rows of bytes by a matrix of bytes."""
@@ -88,17 +98,18 @@ class Bench:
         call = self.calls[self.bytes[activation, residual]]
         return lambda: call(*operands, *sizes, 0, rows, 0, panels)
 
-    def row(self, bits: int) -> tuple[Work, int]:
-        """One row of floats by a square matrix in blocks, and the bytes that are read."""
+    def row(self, name: str) -> tuple[Work, int]:
+        """One row of floats by a square matrix in the blocks called `name`, and the bytes that are read."""
+        kind, stored, block = BLOCKS[name]
         panels = -(-SQUARE // self.width)
         columns = panels * self.width
-        w = aligned(columns * SQUARE * bits // 8, np.int8)
-        scale = np.full(columns * SQUARE // BLOCK, 1e-3, np.float16)
+        w = aligned(columns * SQUARE * block_gemm.KINDS[kind].bits // 8, np.int8)
+        scale = np.full(columns * SQUARE // block, 2.0**-10, stored.numpy)
         x, y, bias = np.ones(SQUARE, np.float32), np.zeros(SQUARE, np.float32), np.zeros(columns, np.float32)
-        sizes = (SQUARE, SQUARE, BLOCK.bit_length() - 1, SQUARE, SQUARE)
+        sizes = (SQUARE, SQUARE, block.bit_length() - 1, SQUARE, SQUARE)
         room = block_row.scratch_floats(self.target, SQUARE)
         outputs = (y, np.zeros(room, np.float32)) if room else (y,)
-        call = self.calls[f"gemm_q{bits}_f16{self.target.suffix}"]
+        call = self.calls[self.blocks[name].symbol]
         return lambda: call(x, w, scale, bias, *outputs, *sizes, 0, 1, 0, panels), w.nbytes + scale.nbytes
 
 
@@ -123,12 +134,9 @@ def products_table(bench: Bench, rows: Sequence[int], limit: Limit) -> Table:
 def row_table(bench: Bench, limit: Limit) -> Table:
     """GB/s of one row by a square matrix, and percent of what reading reaches."""
     table = Table("weights", "ms", "GB/s", "% of reading", title=f"One row by {SQUARE} x {SQUARE}")
-    cases = {f"int{bits}, blocks of {BLOCK}": bench.row(bits) for bits in (4, 8)}
-    works = {
-        name: [case[0], *(bench.row(int(name[3]))[0] for _ in range(COPIES - 1))]
-        for name, case in cases.items()
-    }
-    sizes = {name: size for name, (_, size) in cases.items()}
+    cases = {name: [bench.row(name) for _ in range(COPIES)] for name in BLOCKS}
+    works = {name: [work for work, _ in copies] for name, copies in cases.items()}
+    sizes = {name: copies[0][1] for name, copies in cases.items()}
     works["int8 x int8"] = [bench.product(1, SQUARE, SQUARE, None, False) for _ in range(COPIES)]
     sizes["int8 x int8"] = SQUARE * SQUARE
     *taken, reading = best([*map(turning, works.values()), limit.run])
