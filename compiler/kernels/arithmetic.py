@@ -146,12 +146,29 @@ class HalfWeights(F32):
         return self.k.let("w", decode(self.k, stored, DType.F16))
 
 
-class DotBF16(Arithmetic):
-    """Two bf16 in a word, multiplied and added by one instruction, which takes subnormal numbers for 0."""
+class _PairsOfBF16(Arithmetic):
+    """Two bf16 in a word."""
 
     name = "bf16"
     x = w = "uint16"
     group = 2
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Expr:
+        return self.weights(tile, place, lanes)
+
+    def number(self, stored: Memory, place: Expr, lanes: int) -> Expr:
+        return self.factor(stored, place, lanes)
+
+    def places(self, stored: Memory, place: Expr) -> Expr:
+        k = self.k
+        if k.lanes > 1 and k.target.byte_order == "little":
+            return tirx.reinterpret("uint32", stored.load(place, self.group))
+        low, high = (k.cast(stored.load(place + i), "uint32") for i in range(self.group))
+        return tirx.bitwise_or(low, tirx.shift_left(high, k.constant(16, high)))
+
+
+class DotBF16(_PairsOfBF16):
+    """Two bf16 in a word, multiplied and added by one instruction, which takes subnormal numbers for 0."""
 
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Expr:
         return self.k.let("w", tirx.reinterpret(vector_type("int32", lanes), panel.load(place, 2 * lanes)))
@@ -168,12 +185,8 @@ class DotBF16(Arithmetic):
         register.set(self.k.helper(dtype, "dot_bf16", register.value, factor, weights))
 
 
-class EmulatedBF16(Arithmetic):
+class EmulatedBF16(_PairsOfBF16):
     """Two bf16 in a word, widened to f32: as exact as f32, in half of the memory. Both sides are pairs."""
-
-    name = "bf16"
-    x = w = "uint16"
-    group = 2
 
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Expr:
         if lanes == 1:

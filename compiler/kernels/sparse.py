@@ -6,8 +6,9 @@ of blocks (`ir.sparse.Blocks`): the kernel reads it from its first to its last b
 number by one line of the tile. In the last window, sums of as many columns as a vector has lanes are
 transposed back, and leave with bias, residual and activation.
 
-What a number is, `arithmetic` says: one f32, or a word of four bytes, of which a line of the tile holds
-those of each row. Then sums are integers, exact, and become floats on their way out, as in the dense product.
+What a number is, `arithmetic` says: one f32, or a word of two bf16 or four bytes, of which a line of the tile
+holds those of each row. Sums of bytes are integers, exact, and become floats on their way out, as in the
+dense product.
 
 What it costs: one load for each multiplication, one more for each number, so at most 4 of 5 multiplications
 that the core could do with one number to a block, nearly all with 4 columns to a block. Products of few rows,
@@ -21,7 +22,7 @@ from functools import partial
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.sparse import Blocks
-from isthmus.kernels.arithmetic import F32, Arithmetic
+from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
@@ -69,28 +70,30 @@ def kernel(
     activation: str | None = None,
     residual: bool = False,
     arithmetic: type[Arithmetic] = F32,
+    rounded: bool = False,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of columns.
 
-    `void sparse_<arithmetic>_<outputs>x<inputs>[_res][_<activation>](x, w, bias, [residual,] y, tile, sums,
-    k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`. x[rows, k],
+    `void sparse_<arithmetic>_<outputs>x<inputs>[_res][_<activation>][_rounded](x, w, bias, [residual,] y,
+    tile, sums, k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`. x[rows, k],
     residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs, inputs, window,
     ..)`, and only numbers that are stored take part: a NaN in x does not meet the others' zeros. bias is
     padded to whole groups of `group_width` columns; tile and sums are scratch, `scratch_words`. Each sum has
     its order for the number of all `rows` (which is there where `tells_rows`), whatever the ranges. residual
-    may be y. What `arithmetic` needs besides, follows w, padded as bias.
+    may be y. What `arithmetic` needs besides, follows w, padded as bias. `rounded`: y is bf16.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"sparse has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
     if inputs % arithmetic.group:
         raise CompilerBug(f"blocks of {inputs} inputs are no whole words of {arithmetic.name}")
     base = f"sparse_{arithmetic.name}_{outputs}x{inputs}"
-    symbol = "_".join([base, *["res"] * residual, *([activation] if activation else [])])
+    ends = [*["res"] * residual, *([activation] if activation else []), *["rounded"] * rounded]
+    symbol = "_".join([base, *ends])
     function = ACTIVATIONS[activation] if activation else None
     shape = Shape(outputs, inputs // arithmetic.group, sparse_vectors(target.vector, outputs))
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _Sparse(symbol, target, shape, function, residual, arithmetic).kernel(),
+        lambda: _Sparse(symbol, target, shape, function, residual, arithmetic, rounded).kernel(),
     )
 
 
@@ -105,6 +108,7 @@ class _Sparse:
         activation: Function | None,
         residual: bool,
         arithmetic: type[Arithmetic],
+        rounded: bool,
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape = shape
@@ -117,7 +121,8 @@ class _Sparse:
         self.arithmetic = arithmetic(k)
         self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
-        self.y = k.output("y")
+        self.rounded = rounded
+        self.y = k.output("y", "uint16" if rounded else "float32")
         self.tile = k.output("tile", arithmetic.x)
         self.sums = k.output("sums", arithmetic.sums)
         self.depth = k.size("k")
@@ -215,8 +220,10 @@ class _Sparse:
         """The rows of a window, one beside the other."""
         k, lanes = self.k, self.lanes
         wide = vectors * lanes
-        transpose = transpose_rows if self.group == 1 else transpose_words
-        transpose(k, source, self.tile, depth, self.count, self.ldx, wide)
+        if self.group == 1:
+            transpose_rows(k, source, self.tile, depth, self.count, self.ldx, wide)
+        else:
+            transpose_words(k, source, self.tile, depth, self.count, self.ldx, wide, self.group)
         words = depth if self.group == 1 else k.divide_up(depth, self.group)
         # What lies beyond the matrix is multiplied by zeros, and must not be a NaN.
         with k.loop("pad", words, self.window_words + self.shape.inputs) as kk:
@@ -224,7 +231,7 @@ class _Sparse:
                 if self.group == 1:
                     self.tile.store(kk * wide + v * lanes, 0.0, lanes)
                 else:
-                    clear_words(k, self.tile, kk * wide + v * lanes)
+                    clear_words(k, self.tile, kk * wide + v * lanes, self.group)
 
     def _sums(self, vectors: int, before: Expr, number: Expr, place: Expr) -> None:
         """The sums of one list of blocks go on where the window before left them; at last into the stage."""
@@ -277,7 +284,7 @@ class _Sparse:
         for c in range(shape.inputs):
             starts = [(c * wide + v * lanes) * self.group for v in range(vectors)]
             parts = [self.arithmetic.rows(lines, start, lanes) for start in starts]
-            if shape.outputs > 1 and not self.arithmetic.late:
+            if shape.outputs > 1 and self.group == 1:
                 parts = [k.let(f"part{v}", part) for v, part in enumerate(parts)]
             for r in range(shape.outputs):
                 number = self.arithmetic.number(numbers, (c * shape.outputs + r) * self.group, lanes)
@@ -321,7 +328,7 @@ class _Sparse:
         value = k.let("value", value)
         with k.when(left >= lanes):
             whole = value if other is None else value + other.load(0, lanes)
-            line.store(0, act(k, k.let("sum", whole)))
+            line.store(0, self._result(act(k, k.let("sum", whole))))
         if lanes == 1:
             return
         with k.otherwise():
@@ -332,4 +339,8 @@ class _Sparse:
                     buffer.store(j, buffer.load(j) + other.load(j))
             buffer.store(0, act(k, k.let("sum", buffer.load(0, lanes))))
             with k.loop("j", 0, left) as j:
-                line.store(j, buffer.load(j))
+                line.store(j, self._result(buffer.load(j)))
+
+    def _result(self, value: Expr) -> Expr:
+        """A finished value as y has it."""
+        return round_bf16(self.k, value) if self.rounded else value

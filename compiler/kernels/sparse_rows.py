@@ -99,12 +99,12 @@ class Rows:
         return tirx.reinterpret(vector_type("int32", lanes), loaded)
 
     def _rest(self, row: Memory, whole: Expr, depth: Expr, r: int) -> None:
-        """The bytes of a word that is not whole."""
+        """The elements of a word that is not whole."""
         k, group = self.k, self.matrix.group
-        bytes_ = self.tile.reread("int8")
+        elements = self.tile.reread(self.arithmetic.x)
         with k.loop("byte", whole * group, depth) as byte:
             to = (whole * self.rows + r) * group + byte - whole * group
-            bytes_.store(to, k.cast(row.load(byte), "int8"))
+            elements.store(to, row.load(byte))
 
     def sums(self, first: Expr, last: Expr, before: Expr) -> list[Expr]:
         """The sums of lists [first, last) of the window whose first list is `before`: vectors of columns, one

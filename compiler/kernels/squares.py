@@ -22,13 +22,15 @@ class Row(Protocol):
 
 
 class _Words:
-    """Bytes read as words of 32 bits."""
+    """Elements of which `group` fill a word, read as words of 32 bits."""
 
-    def __init__(self, memory: Memory) -> None:
+    def __init__(self, memory: Memory, group: int) -> None:
         self.memory = memory
+        self.group = group
 
     def load(self, i: Value, lanes: int = 1) -> Expr:
-        return tirx.reinterpret(vector_type("int32", lanes), self.memory.load(i * WORD, WORD * lanes))
+        loaded = self.memory.load(i * self.group, self.group * lanes)
+        return tirx.reinterpret(vector_type("int32", lanes), loaded)
 
 
 def transposed(k: Builder, rows: Sequence[Row], start: Value) -> list[Expr]:
@@ -107,14 +109,22 @@ def transpose_rows(
 
 
 def transpose_words(
-    k: Builder, source: Memory, tile: Memory, depth: Expr, rows: Expr, pitch: Expr, width: int
+    k: Builder,
+    source: Memory,
+    tile: Memory,
+    depth: Expr,
+    rows: Expr,
+    pitch: Expr,
+    width: int,
+    group: int = WORD,
 ) -> None:
-    """tile[kk, j] = bytes 4 kk to 4 kk + 3 of source[j], for j < width and all words of `depth` bytes.
+    """tile[kk, j] = elements group kk to group kk + group - 1 of source[j], which fill a word, for j < width
+    and all words of `depth` elements.
 
-    0 for bytes and rows that source does not have.
+    0 for elements and rows that source does not have.
     """
     lanes = k.lanes
-    whole = k.let("whole_words", k.divide(depth, WORD))
+    whole = k.let("whole_words", k.divide(depth, group))
     with k.loop("part", 0, width // lanes) as part:
         first = k.let("first_row", part * lanes)
         here = source.at(first * pitch, "here")
@@ -122,19 +132,19 @@ def transpose_words(
             squares = k.let("squares", k.divide(whole, lanes) if lanes > 1 else 0)
             with k.loop("square", 0, squares) as square:
                 start = k.let("start", square * lanes)
-                lines = [_Words(here.at(i * pitch, f"row{i}")) for i in range(lanes)]
+                lines = [_Words(here.at(i * pitch, f"row{i}"), group) for i in range(lanes)]
                 for i, column in enumerate(transposed(k, lines, start)):
-                    bytes_ = tirx.reinterpret(vector_type(tile.dtype, WORD * lanes), column)
-                    tile.store(((start + i) * width + first) * WORD, bytes_)
-            _single_bytes(
-                k, here, tile.at(first * WORD, "there"), squares * lanes, depth, lanes, pitch, width
-            )
+                    elements = tirx.reinterpret(vector_type(tile.dtype, group * lanes), column)
+                    tile.store(((start + i) * width + first) * group, elements)
+            there = tile.at(first * group, "there")
+            _single_elements(k, here, there, squares * lanes, depth, lanes, pitch, width, group)
         with k.otherwise():
             count = k.let("count", k.larger(rows - first, 0))
-            _single_bytes(k, here, tile.at(first * WORD, "there"), 0, depth, count, pitch, width)
+            there = tile.at(first * group, "there")
+            _single_elements(k, here, there, 0, depth, count, pitch, width, group)
 
 
-def _single_bytes(
+def _single_elements(
     k: Builder,
     source: Memory,
     tile: Memory,
@@ -143,20 +153,21 @@ def _single_bytes(
     rows: Value,
     pitch: Expr,
     width: int,
+    group: int,
 ) -> None:
-    """The words from `begin` on, byte by byte, zeros first."""
-    with k.loop("word", begin, k.divide_up(depth, WORD)) as word:
-        clear_words(k, tile, word * width)
-        with k.loop("byte", word * WORD, k.smaller(depth, (word + 1) * WORD)) as byte:
-            to = k.let("to", word * (width * WORD) + (byte - word * WORD))
+    """The words from `begin` on, element by element, zeros first."""
+    with k.loop("word", begin, k.divide_up(depth, group)) as word:
+        clear_words(k, tile, word * width, group)
+        with k.loop("byte", word * group, k.smaller(depth, (word + 1) * group)) as byte:
+            to = k.let("to", word * (width * group) + (byte - word * group))
             with k.loop("i", 0, rows) as i:
-                tile.store(to + i * WORD, source.load(i * pitch + byte))
+                tile.store(to + i * group, source.load(i * pitch + byte))
 
 
-def clear_words(k: Builder, tile: Memory, place: Expr) -> None:
-    """Zeros for one vector of words, `place` words into the tile."""
+def clear_words(k: Builder, tile: Memory, place: Expr, group: int = WORD) -> None:
+    """Zeros for one vector of words of `group` elements, `place` words into the tile."""
     if k.lanes > 1:
-        tile.store(place * WORD, 0, WORD * k.lanes)
+        tile.store(place * group, 0, group * k.lanes)
         return
-    for i in range(WORD):
-        tile.store(place * WORD + i, 0)
+    for i in range(group):
+        tile.store(place * group + i, 0)

@@ -113,14 +113,17 @@ def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
     """The same over a matrix of which only the blocks with numbers are stored."""
     x, w, _, *residual = value.args
     activation = value.attr("activation")
+    arithmetic = F32 if w.dtype is DType.F32 else bf16_of(state.target)
     kernel = sparse.kernel(
         state.target,
         stored.outputs,
         stored.inputs,
         None if activation == "none" else activation,
         bool(residual),
+        arithmetic,
+        value.attr("rounded"),
     )
-    tile, sums = sparse.scratch_words(state.target, stored, w.t.static_shape[1])
+    tile, sums = sparse.scratch_words(state.target, stored, w.t.static_shape[1], arithmetic)
     width = sparse.group_width(state.target, stored.outputs)
     scratch = [Scratch(tile), Scratch(sums, tile)]
     _call_product(state, value, kernel, width, scratch, sparse_sizes(state.target, x, stored))

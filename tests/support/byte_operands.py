@@ -14,8 +14,14 @@ from isthmus.ops.integer import integer_linear
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-# One for each instruction that multiplies bytes.
-CHIPS = tuple({t.byte_products: t for t in x86_64.TARGETS if t.os == Machine.here().os}.values())
+# One for each instruction that multiplies bytes, one that runs here if there is any.
+CHIPS = tuple(
+    {
+        t.byte_products: t
+        for t in sorted(x86_64.TARGETS, key=lambda t: not t.missing_on(Machine.here()))
+        if t.os == Machine.here().os
+    }.values()
+)
 GUARD = np.float32(12345.0)
 
 

@@ -66,10 +66,10 @@ class _Packer:
 
     def wanted(self, node: Value) -> Mapping[int, Encoding | None]:
         """How the kernel of `node` reads its constant arguments, by position."""
-        if node.op is linear and node.args[1].dtype is DType.BF16:
-            return {1: Interleaved(self.narrow, 4 // DType.BF16.bytes), 2: Padded(self.narrow)}
         if node.op is linear and isinstance(stored := node.args[1].t.encoding, Blocks):
             return {1: stored, 2: Padded(max(self.lanes, stored.outputs))}
+        if node.op is linear and node.args[1].dtype is DType.BF16:
+            return {1: Interleaved(self.narrow, 4 // DType.BF16.bytes), 2: Padded(self.narrow)}
         if node.op is linear:
             return {1: Panels(self.width), 2: Padded(self.width)}
         if node.op is integer_linear:

@@ -2,7 +2,7 @@
 
 In slots: the time of one multiplication of vectors at the core's peak. Constants were fitted to times of a
 Sapphire Rapids core (docs/decisions.md); what differs between chips, vectors and registers, is the target's.
-A step of K is one f32, or a word of four bytes.
+A step of K is one f32, or a word of two bf16 or of four bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from isthmus.ir.sparse import WORD, Blocks, MaskedPanels
 from isthmus.ir.types import DType
-from isthmus.passes.sparsify.patterns import Pattern
+from isthmus.passes.sparsify.patterns import BLOCKS_OF, Pattern
 from isthmus.target import Target, VectorUnit, sparse_vectors, sparse_window
 
 # What the dense product reaches of the peak, and rows below which it waits for weights.
@@ -53,11 +53,13 @@ FLOATS = Step()
 def step_of(dtype: DType, target: Target) -> Step | None:
     """What a step takes in products with matrices of `dtype`; None where there is no sparse one.
 
-    Bytes without an instruction for a whole word are widened first: the dense product does that once for all
-    rows of its tile, the sparse one wherever it meets them.
+    Bytes and bf16 without an instruction for a whole word are widened first: the dense product does that once
+    for all rows of its tile, the sparse one wherever it meets them.
     """
     if dtype is DType.F32:
         return FLOATS
+    if dtype is DType.BF16:
+        return _pairs(target)
     if dtype is not DType.I8:
         return None
     products = target.byte_products
@@ -68,6 +70,13 @@ def step_of(dtype: DType, target: Target) -> Step | None:
     if products.neighbours == WORD:
         return Step(WORD, halves=target.expands_bytes)
     return Step(WORD, 0.5, 1 if products.quads else 11)
+
+
+def _pairs(target: Target) -> Step:
+    """A step of two bf16. Where there are tiles, the instruction for pairs is slow."""
+    if target.multiplies_in_tiles("bf16"):
+        return Step(2, 0.2, 4)
+    return Step(2) if target.instruction("dot_bf16") else Step(2, 2, 4)
 
 
 # How zeros are left out: in blocks of outputs x inputs, or two of four inputs of each output.
@@ -94,7 +103,7 @@ def candidates(found: Pattern, rows: int, vector: VectorUnit, step: Step = FLOAT
     made = [
         Candidate(shape, dense / sparse_slots(found.shape, rows, vector, *shape, count, step))
         for shape, count in blocks.items()
-        if shape[1] % step.group == 0
+        if shape in BLOCKS_OF[step.group]
     ]
     if found.halves and step.halves:
         made.append(Candidate(HALVES, dense / halves_slots(found.shape, rows, vector, step)))

@@ -9,8 +9,9 @@ import numpy as np
 from isthmus.ir.types import Array
 from isthmus.ir.weights import Weight
 
-# Blocks that kernels take, outputs x inputs: those that share a load first.
-BLOCKS = ((1, 1), (1, 4), (4, 1), (4, 4))
+# Blocks that kernels take, outputs x inputs, by how many elements fill a word: those that share a load first.
+BLOCKS_OF = {1: ((1, 1), (1, 4), (4, 1), (4, 4)), 2: ((1, 2), (1, 4), (4, 2), (4, 4)), 4: ((1, 4), (4, 4))}
+BLOCKS = tuple(dict.fromkeys(shape for shapes in BLOCKS_OF.values() for shape in shapes))
 # Blocks are the pattern where nearly all that is in them are numbers.
 FULL = 0.9
 GROUPS = (4, 8, 16, 32)

@@ -15,7 +15,7 @@ from isthmus.ops import lines, movement, nn, pointwise, ragged, reduce
 from isthmus.ops.integer import BLOCK_SCALES, BLOCK_TYPES, block_linear, integer_linear, quantize_rows
 from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
-from isthmus.passes.sparsify.patterns import BLOCKS
+from isthmus.passes.sparsify.patterns import BLOCKS_OF
 from isthmus.tools.conformance.cases import Case, Maker
 
 B, N = symbol("b"), symbol("n")
@@ -50,7 +50,7 @@ def _linear() -> Iterator[Case]:
 
 def _sparse() -> Iterator[Case]:
     """Matrices with so many zeros that they are stored without, in each shape of block."""
-    for outputs, inputs in BLOCKS:
+    for outputs, inputs in BLOCKS_OF[1]:
         for activation, residual in (("none", False), ("relu", True)):
             tail = "+residual" if residual else ""
             maker = Maker("linear", f"sparse linear of {outputs}x{inputs} blocks {activation}{tail}")

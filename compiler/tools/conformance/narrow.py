@@ -10,7 +10,9 @@ from isthmus.ir.graph import Value, constant
 from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise
 from isthmus.ops.integer import block_linear, integer_linear
+from isthmus.passes.sparsify.patterns import BLOCKS_OF
 from isthmus.tools.conformance.cases import Case, Maker
+from isthmus.tools.conformance.kernels import without_most
 
 # Products of bf16 are exact in f32; what is left is the order of a sum of hundreds of them.
 SUM = 2e-5
@@ -29,6 +31,7 @@ def narrow_cases() -> Iterator[Case]:
             yield _extremes(dtype, x_at, w_at)
     yield _equal_blocks()
     yield from _linear()
+    yield from _sparse()
     yield from _attention()
     yield from _norms()
 
@@ -77,6 +80,24 @@ def _linear() -> Iterator[Case]:
                 w = _bf16(maker.weight(k, n, scale=k**-0.5))
                 value = nn.linear(x, w, maker.weight(n), *rest, activation=activation, rounded=rounded)
                 yield maker.case(value, None if rounded else SUM)
+
+
+# Rows, activation, residual, rounded.
+_EPILOGUES = (("1", "none", False, False), ("b,n", "relu", True, False), ("m,n", "gelu", False, True))
+
+
+def _sparse() -> Iterator[Case]:
+    """Matrices with so many zeros that they are stored without, in each shape of block."""
+    for outputs, inputs in BLOCKS_OF[2]:
+        for rows, activation, residual, rounded in _EPILOGUES:
+            tail = f"{'+residual' * residual}{' rounded' * rounded}"
+            name = f"sparse linear bf16 of {outputs}x{inputs} blocks {activation}{tail} [{rows},131]"
+            maker = Maker("bf16", name)
+            x = maker.floats(f"bf16[{rows},131]")
+            rest = [maker.floats(f"f32[{rows},70]")] if residual else []
+            w = _bf16(without_most(maker.weight(131, 70, scale=0.2), outputs, inputs))
+            value = nn.linear(x, w, maker.weight(70), *rest, activation=activation, rounded=rounded)
+            yield maker.case(value, None if rounded else SUM)
 
 
 def _attention() -> Iterator[Case]:
