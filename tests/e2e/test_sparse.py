@@ -36,7 +36,7 @@ def feed_forward(density: float) -> Program:
 
     def matrix(name: str, depth: int, columns: int) -> Value:
         kept = random.random((depth, columns)) < density
-        array = np.where(kept, random.standard_normal((depth, columns)), 0) / np.sqrt(depth * density)
+        array = np.where(kept, random.standard_normal((depth, columns)), 0) / np.sqrt(depth * (density or 1))
         return constant(name, array.astype(np.float32))
 
     def vector(name: str, size: int) -> Value:
@@ -89,6 +89,43 @@ def test_dense_wins_is_said(tmp_path: Path) -> None:
     report = json.loads((made.path / "report.json").read_text("utf-8"))
     assert [layer["stored"] for layer in report["sparsity"]] == ["dense", "dense"]
     assert all(layer["decision"].startswith("dense wins") for layer in report["sparsity"])
+
+
+@pytest.mark.parametrize("density", [0.1, 0.0])
+def test_in_bf16_it_answers_as_the_evaluator_and_to_the_bit_on_any_threads(
+    density: float, tmp_path: Path
+) -> None:
+    program, target = feed_forward(density), find_target("host")
+    options = with_precision(program, target, OPTIONS, wanted("bf16"))
+    made = compile_program(program, target, tmp_path, options)
+    report = json.loads((made.path / "report.json").read_text("utf-8"))
+    kinds = {layer["stored"].partition(",")[0] for layer in report["sparsity"]}
+    assert kinds == {"block(1x2"} or target.tiles is not None
+    sessions = [load(made.path, threads=n) for n in (1, 2, 3)]
+    for shape in ((1, 1), (1, 2), (1, 17), (3, 128)):
+        x = np.random.default_rng(shape[1]).standard_normal((*shape, WIDTH)).astype(np.float32)
+        answers = [session.run({"x": x})["y"] for session in sessions]
+        np.testing.assert_allclose(answers[0], evaluate(program.main, {"x": x})["y"], atol=4e-2)
+        for other in answers[1:]:
+            np.testing.assert_array_equal(other, answers[0])
+
+
+def test_a_product_with_nothing_rounds_its_bias_for_the_next(tmp_path: Path) -> None:
+    """A small matrix of zeros is no weight any more, and stays f32; what it gives is bf16 all the same."""
+    random = np.random.default_rng(1)
+    x = graph_input("x", TensorType(DType.F32, (symbol("batch"), 64)))
+    bias, last = random.standard_normal(48).astype(np.float32), random.standard_normal((48, 9))
+    first = linear(x, constant("w", np.zeros((64, 48), np.float32)), constant("b", bias), loc="first")
+    rest = constant("v", last.astype(np.float32)), constant("c", np.zeros(9, np.float32))
+    program = Program(
+        "p", (Graph("g", (x,), (("y", linear(first, *rest, loc="last")),)),), (NamedDim("batch"),)
+    )
+    target = find_target("host")
+    options = with_precision(program, target, OPTIONS, wanted("bf16"))
+    made = compile_program(program, target, tmp_path, options)
+    rows = random.standard_normal((40, 64)).astype(np.float32)
+    got = load(made.path).run({"x": rows})["y"]
+    np.testing.assert_allclose(got, np.broadcast_to(bias @ last, (40, 9)), atol=4e-2)
 
 
 @pytest.mark.parametrize("form", ["unstructured@0.9", "2:4", "block:4x1@0.8", "channels@0.25"])

@@ -10,22 +10,26 @@ import pytest
 from isthmus.errors import Code, ModelError
 from isthmus.ir.dims import symbol
 from isthmus.ir.evaluate import evaluate
-from isthmus.ir.graph import Graph, NamedDim, Program, constant, graph_input
+from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input
 from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Padded, Panels, TensorType
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import linear
 from isthmus.passes import pipeline
+from isthmus.passes.quantize.bf16 import FLOATS
 from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
 from isthmus.passes.sparsify.costs import Form, candidates
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes
 from isthmus.passes.sparsify.patterns import pattern, pattern_of
+from isthmus.target import Target
 from isthmus.targets import x86_64
 from isthmus.tools.costs import multiply_adds
 from isthmus.tools.sparsity import as_json, decision_of, layers, with_zeros
 
 TARGET = next(t for t in x86_64.TARGETS if t.name == "x86-64-v4")
+PAIRS = next(t for t in x86_64.TARGETS if t.instruction("dot_bf16") and t.tiles is None)
+TILES = next(t for t in x86_64.TARGETS if t.multiplies_in_tiles("bf16"))
 EXPANDING = next(t for t in x86_64.TARGETS if t.expands_bytes)
 
 
@@ -62,6 +66,21 @@ def bytes_program(matrix: np.ndarray) -> Program:
     scale = constant("s", np.float32(0.5))
     y = integer_linear(x, constant("w", w), offset, scale, scales, bias, activation="none", loc="fc")
     return Program("p", (Graph("g", (x,), (("y", y),)),), (NamedDim("rows"),))
+
+
+def bf16_program(matrix: np.ndarray, target: Target) -> Program:
+    """A product in bf16 whose result is rounded for the next one, which is dense."""
+    x = graph_input("x", TensorType(DType.F32, (symbol("rows"), matrix.shape[0])))
+    y = linear(x, constant("w", matrix), constant("b", np.ones(matrix.shape[1], np.float32)), loc="fc")
+    again = np.random.default_rng(3).standard_normal((matrix.shape[1], 3)).astype(np.float32)
+    z = linear(y, constant("v", again), constant("c", np.zeros(3, np.float32)), loc="last")
+    program = Program("p", (Graph("g", (x,), (("y", z),)),), (NamedDim("rows"),))
+    return pipeline.run(program, target, stop_after="quantize", quantize=FLOATS["bf16"])
+
+
+def product_of(made: Program, loc: str = "fc") -> Value:
+    (node,) = (n for n in made.main.nodes() if n.op is linear and n.loc == loc)
+    return node
 
 
 def stored(made: Program) -> object:
@@ -189,6 +208,37 @@ def test_a_record_of_something_else_is_refused(name: str, known: str) -> None:
     with pytest.raises(ModelError, match=f"{known} is recorded") as caught:
         pipeline.run_rest(before, TARGET, choose=recorded(name, "0" * 16, (1, 1)))
     assert [(p.code, p.where) for p in caught.value.problems] == [(Code.BAD_SPARSITY, "fc")]
+
+
+@pytest.mark.parametrize(
+    ("density", "block", "name"),
+    [(0.1, (1, 1), "1x2"), (0.2, (1, 2), "1x2"), (0.2, (4, 2), "4x2"), (0.2, (4, 4), "4x4")],
+)
+@pytest.mark.parametrize("target", [PAIRS, TARGET], ids=lambda target: target.name)
+def test_bf16_is_stored_as_blocks_of_pairs(
+    density: float, block: tuple[int, int], name: str, target: Target
+) -> None:
+    before = bf16_program(sparse(density, block), target)
+    made = pipeline.run(before, target, start="legalize")
+    node = product_of(made)
+    encoding = node.args[1].t.encoding
+    assert isinstance(encoding, Blocks)
+    assert str(encoding).startswith(f"block({name},")
+    assert (node.args[1].dtype, node.attr("rounded")) == (DType.BF16, True)
+    assert node.args[2].t.encoding == Padded(16)
+    found = {layer.node: layer for layer in layers(made, target)}["fc"]
+    assert found.predicted is not None
+    assert found.predicted > 1.1
+    assert found.dense_bytes == 2 * 256 * 320
+    assert decision_of(as_json(found)).form == tuple(map(int, name.split("x")))
+    x = np.random.default_rng(0).standard_normal((5, 256)).astype(np.float32)
+    np.testing.assert_array_equal(evaluate(made.main, {"x": x})["y"], evaluate(before.main, {"x": x})["y"])
+
+
+def test_tiles_and_many_numbers_keep_bf16_dense() -> None:
+    for density, target in ((0.1, TILES), (0.5, PAIRS), (0.5, TARGET)):
+        made = pipeline.run(bf16_program(sparse(density), target), target, start="legalize")
+        assert isinstance(product_of(made).args[1].t.encoding, Interleaved)
 
 
 @pytest.mark.parametrize(("density", "block", "name"), [(0.2, (1, 4), "1x4"), (0.2, (4, 4), "4x4")])

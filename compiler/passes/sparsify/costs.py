@@ -76,7 +76,7 @@ def _pairs(target: Target) -> Step:
     """A step of two bf16. Where there are tiles, the instruction for pairs is slow."""
     if target.multiplies_in_tiles("bf16"):
         return Step(2, 0.2, 4)
-    return Step(2) if target.instruction("dot_bf16") else Step(2, 2, 4)
+    return Step(2) if target.instruction("dot_bf16") else Step(2, 2, 3)
 
 
 # How zeros are left out: in blocks of outputs x inputs, or two of four inputs of each output.
