@@ -2,7 +2,7 @@
 
     python examples/fetch_data.py all-MiniLM-L6-v2.safetensors        # prints where it lies
     PYTHONPATH=benchmarks:examples python tests/support/minilm_l6.py WEIGHTS.safetensors l6.onnx
-    PYTHONPATH=examples python benchmarks/pruning.py l6.onnx sentence_embedding [FORM ...]
+    PYTHONPATH=examples python benchmarks/pruning.py l6.onnx sentence_embedding [FORM ..] [--methods NAME ..]
 
 OUTPUT is the name of the sentence vector. Methods that need data calibrate on forty news texts, which are
 not those of the measurement. Beside agreement with people stands the mean cosine of the vectors of the fifty
@@ -34,6 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("output")
     parser.add_argument("forms", nargs="*", default=FORMS, metavar="FORM")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--texts", type=int, default=CALIBRATION, help="to calibrate with")
     given = parser.parse_args(arguments)
     judged = similarity.read(fetch)
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
     ways += [
         {"sparsity": form, "sparsity_method": method, "calibration": requests}
         for form in given.forms
-        for method in METHODS
+        for method in given.methods
     ]
     exact: similarity.Floats | None = None
     for way in ways:

@@ -1,30 +1,39 @@
-"""Zeros in MiniLM-L3: whole-model latency by density, against our own dense f32, onnxruntime and OpenVINO.
+"""Zeros in MiniLM-L3: latency by share of zeros and format over our own dense, and beside other engines.
 
-    python benchmarks/sparse.py [--step models|latency|sizes|peers] [--seconds 40] [--plot docs/sparsity.svg]
+    python benchmarks/sparse.py --step bundles                    # what is measured, compiled; no clock
+    python benchmarks/sparse.py --step latency --formats "f32 csr" --shares 0.8 0.9 --seconds 30
+    python benchmarks/sparse.py --step peers --seconds 40
+    python benchmarks/sparse.py --step sizes --formats "f32 csr" "int8 1x4" --shares 0.8
+    python benchmarks/sparse.py --step plot                       # docs/sparsity.svg, and the tables
 
 The weights of the real model are pruned by magnitude and written as a plain ONNX file: all engines read the
-same zeros, and nobody is told. Our integers are those of `--precision int8`, over our dense integers. One
-thread, 8 x 128, or (`sizes`) one text of few tokens. Engines take turns in one process. OpenVINO is also
-asked to decompress sparse weights (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE), as it can for matrices above that
-rate.
+same zeros, and nobody is told. Each format is timed as such, also where the decision keeps matrices dense,
+and beside our dense in the same precision. One thread, 8 x 128, or (`sizes`) one text of few tokens. Engines
+take turns in one process. Results go to sparse.json in the folder of this machine's processor,
+benchmarks/results/<processor>, as soon as they are known; what is measured again replaces what was there.
+OpenVINO is also asked to decompress sparse weights (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE), as it can for
+matrices above that rate.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from encoders import fetched
 from onnx import numpy_helper
+from places import ROOT, WORK, results_folder
 from rich.console import Console
 from rich.table import Table
+from sparse_results import FORMATS, Format, Result, draw, merge, read, tables
 
 from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Options
@@ -33,51 +42,61 @@ from isthmus.passes.sparsify.prune import pruned
 from isthmus.quantizer.decide import Deciding
 from isthmus.quantizer.plan import asked, compile_as
 from isthmus.runtime import load
-from isthmus.tools.bench import alternate, pinned, ratio
+from isthmus.tools.bench import Timing, alternate, pinned, ratio
+from isthmus.tools.hardware import hardware
 
-ROOT = Path(__file__).resolve().parents[1]
-FOLDER = ROOT / "build" / "bench" / "sparse"
+MODEL = "paraphrase-MiniLM-L3-v2.onnx"
+FOLDER = WORK / "sparse"
 BATCH, LENGTH = 8, 128
-FORMS = (
-    *(f"unstructured@{share}" for share in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)),
-    *(f"block:4x1@{share}" for share in (0.5, 0.7, 0.8, 0.9)),
-    *(f"block:4x4@{share}" for share in (0.5, 0.7, 0.8, 0.9)),
-    "2:4",
-)
-# The same as integers, each beside the dense model in integers.
-INT8 = "int8 "
-INT8_FORMS = ("block:1x4@0.5", "block:1x4@0.8", "block:1x4@0.9", "block:4x4@0.8")
-PEERS = ("unstructured@0.8", "unstructured@0.9")
+SHARES = (0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 LENGTHS = (1, 2, 4, 16, 128)
 # Smaller matrices, as of one number for each token, are nobody's concern.
 SMALLEST = 64
+PEER_FORMAT, PEER_SHARES = "f32 csr", (0.8, 0.9)
+PLOT = ROOT / "docs" / "sparsity.svg"
 
 Run = Callable[[], object]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--step", choices=("models", "latency", "sizes", "peers"), default="latency")
-    parser.add_argument("--seconds", type=float, default=40.0)
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--only", action="append", help="a form, such as 'dense' or 'int8 block:1x4@0.8'")
+    steps = ("bundles", "latency", "sizes", "peers", "plot")
+    parser.add_argument("--step", choices=steps, default="latency")
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of zeros")
+    parser.add_argument("--seconds", type=float, default=30.0, help="for each format")
     given = parser.parse_args()
-    command = [sys.executable, str(ROOT / "examples" / "fetch_data.py"), "paraphrase-MiniLM-L3-v2.onnx"]
-    dense = Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
-    models = {"dense": dense, **{form: _model(dense, form) for form in (*FORMS, *INT8_FORMS)}}
-    chosen = ["dense", *FORMS, *(INT8 + form for form in ("dense", *INT8_FORMS))]
-    bundles = {form: _bundle(models[form.removeprefix(INT8)], form) for form in given.only or chosen}
-    if given.step == "latency":
-        _latency(bundles, given.seconds, given.plot)
-    if given.step == "sizes":
-        _sizes(bundles, given.seconds)
-    if given.step == "peers":
-        _peers(models, bundles, given.seconds)
+    if given.step == "plot":
+        _plot()
+    elif given.step == "peers":
+        _peers(given.seconds)
+    else:
+        for name in given.formats:
+            shares = FORMATS[name].shares or given.shares
+            bundles = {share: _forced(FORMATS[name], share) for share in shares}
+            dense = _decided(FORMATS[name], 0.0)
+            if given.step == "latency":
+                _save({"latency": {name: dict(_latency(name, dense, bundles, given.seconds))}})
+            if given.step == "sizes":
+                _sizes(name, dense, bundles, given.seconds)
 
 
-def _model(dense: Path, form: str) -> Path:
-    """The real model with matrices pruned by magnitude, as a plain ONNX file."""
-    path = FOLDER / "models" / f"{_file(form)}.onnx"
+def _save(found: Result) -> None:
+    folder = results_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sparse.json"
+    about = {"model": MODEL, "sizes": f"{BATCH}x{LENGTH}", "machine": hardware(()).processor}
+    both = merge(read(path), {**about, **found})
+    path.write_text(f"{json.dumps(both, indent=1, sort_keys=True)}\n", "utf-8")
+
+
+def _model(form: Format, share: float) -> Path:
+    """The real model with matrices pruned by magnitude, as a plain ONNX file; as it is without any share."""
+    dense = fetched(MODEL)
+    if not share:
+        return dense
+    sparsity = form.sparsity(share)
+    path = FOLDER / "models" / f"{_file(sparsity)}.onnx"
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,22 +104,44 @@ def _model(dense: Path, form: str) -> Path:
     used = {name for node in model.graph.node if node.op_type in ("MatMul", "Gemm") for name in node.input}
     for tensor in model.graph.initializer:
         if tensor.name in used and len(tensor.dims) == 2 and min(tensor.dims) >= SMALLEST:
-            zeros = pruned(numpy_helper.to_array(tensor), parse_sparsity(form))
+            zeros = pruned(numpy_helper.to_array(tensor), parse_sparsity(sparsity))
             tensor.CopyFrom(numpy_helper.from_array(zeros, tensor.name))
     onnx.save(model, path)
     return path
 
 
-def _bundle(model: Path, form: str) -> Path:
-    options = Options(name=f"minilm-{_file(form)}", cache=cache_dir(os.environ))
+def _decided(form: Format, share: float) -> Path:
+    """The bundle as declared costs decide."""
+    return _bundle(form, share, "decided", Deciding())
+
+
+def _forced(form: Format, share: float) -> Path:
+    """The bundle with every matrix in this format, whatever declared costs say."""
+    decided = _decided(form, share)
+    report = json.loads((decided / "report.json").read_bytes())
+    if all(form.holds(layer["stored"]) for layer in report["sparsity"]):
+        return decided
+    for layer in report["sparsity"]:
+        layer["stored"] = form.stored
+    record = FOLDER / "records" / f"{_file(form.name)}-{share}.json"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    record.write_text(json.dumps(report), "utf-8")
+    return _bundle(form, share, "forced", Deciding(record=record))
+
+
+def _bundle(form: Format, share: float, how: str, deciding: Deciding) -> Path:
+    name = f"{_file(form.name)}-{share}-{how}" if share else f"{form.precision}-dense"
     folder = FOLDER / "bundles"
-    found = list(folder.glob(f"{options.name}@*"))
-    wanted = asked("int8" if form.startswith(INT8) else "f32")
-    return found[0] if found else compile_as(model, "host", folder, options, wanted, Deciding()).path
+    found = list(folder.glob(f"{name}@*"))
+    if found:
+        return found[0]
+    options = Options(name=name, cache=cache_dir(os.environ))
+    model = _model(form, share)
+    return compile_as(model, "host", folder, options, asked(form.precision), deciding).path
 
 
-def _file(form: str) -> str:
-    return form.replace(":", "-").replace("@", "-").replace(" ", "-")
+def _file(text: str) -> str:
+    return text.replace(":", "-").replace("@", "-").replace(" ", "-")
 
 
 def _inputs(batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
@@ -108,41 +149,53 @@ def _inputs(batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
     return {"input_ids": ids, "attention_mask": np.ones((batch, length), np.int64)}
 
 
-def _latency(bundles: dict[str, Path], seconds: float, plot: Path | None) -> None:
-    """Ours alone, all forms in turns."""
+def _latency(
+    name: str, dense: Path, bundles: Mapping[float, Path], seconds: float
+) -> Iterator[tuple[str, Result]]:
+    """Ours alone, one format at all shares in turns with dense."""
     inputs = _inputs()
     with pinned(1):
-        runs = [_ours(path, inputs) for path in bundles.values()]
-        times = alternate(runs, seconds)
-    grid = Table("weights", "ms", "over dense", "weights.bin")
-    gains: dict[str, float] = {}
-    timed = dict(zip(bundles, times, strict=True))
-    for form, timing in timed.items():
-        dense = INT8 + "dense" if form.startswith(INT8) else "dense"
-        gains[form] = 1 / ratio(timing, timed[dense]).median
-        size, whole = ((bundles[f] / "weights.bin").stat().st_size for f in (form, dense))
-        grid.add_row(form, f"{1e3 * timing.best:.1f}", f"{gains[form]:.2f}x", f"{size / whole:.2f}")
-    Console().print(grid)
-    if plot is not None:
-        _draw(gains, plot)
+        whole, *times = alternate([_ours(path, inputs) for path in (dense, *bundles.values())], seconds)
+    for (share, path), timing in zip(bundles.items(), times, strict=True):
+        kept = json.loads((_decided(FORMATS[name], share) / "report.json").read_bytes())["sparsity"]
+        stored = json.loads((path / "report.json").read_bytes())["sparsity"]
+        yield (
+            f"{share:g}",
+            {
+                "ms": _ms(timing),
+                "dense_ms": _ms(whole),
+                "gain": _gain(timing, whole),
+                "bytes": round(sum(s["bytes"] for s in stored) / sum(s["dense_bytes"] for s in stored), 3),
+                "decided": sum(FORMATS[name].holds(layer["stored"]) for layer in kept),
+                "matrices": len(kept),
+            },
+        )
 
 
-def _sizes(bundles: dict[str, Path], seconds: float) -> None:
-    """Ours alone, all forms in turns, of one text after the other of few tokens and more."""
-    grid = Table("weights", *(f"1 x {length}, ms" for length in LENGTHS))
-    rows: dict[str, list[str]] = {form: [] for form in bundles}
+def _ms(timing: Timing) -> float:
+    return round(1e3 * timing.best, 3)
+
+
+def _gain(timing: Timing, other: Timing) -> list[float]:
+    """Quartiles over turns of how many times as fast as the other."""
+    found = ratio(timing, other)
+    return [round(1 / part, 3) for part in (found.high, found.median, found.low)]
+
+
+def _sizes(name: str, dense: Path, bundles: Mapping[float, Path], seconds: float) -> None:
+    """Ours alone, all shares in turns, of one text after the other of few tokens and more."""
+    grid = Table(name, *(f"1 x {length}, ms" for length in LENGTHS))
+    rows: dict[str, list[str]] = {"dense": [], **{f"{share:g}": [] for share in bundles}}
     with pinned(1):
-        sessions = [load(path, threads=1) for path in bundles.values()]
+        sessions = [load(path, threads=1) for path in (dense, *bundles.values())]
         for length in LENGTHS:
             inputs = _inputs(1, length)
-            runs = [partial(session.run, inputs) for session in sessions]
-            timed = dict(zip(bundles, alternate(runs, seconds / len(LENGTHS)), strict=True))
-            for form, timing in timed.items():
-                dense = timed[INT8 + "dense" if form.startswith(INT8) else "dense"]
-                gain = 1 / ratio(timing, dense).median
-                rows[form].append(f"{1e3 * timing.best:.3f} ({gain:.2f}x)")
-    for form, cells in rows.items():
-        grid.add_row(form, *cells)
+            times = alternate([partial(session.run, inputs) for session in sessions], seconds / len(LENGTHS))
+            for row, timing in zip(rows, times, strict=True):
+                gain = 1 / ratio(timing, times[0]).median
+                rows[row].append(f"{1e3 * timing.best:.3f} ({gain:.2f}x)")
+    for row, cells in rows.items():
+        grid.add_row(row, *cells)
     Console().print(grid)
 
 
@@ -151,24 +204,24 @@ def _ours(bundle: Path, inputs: dict[str, np.ndarray]) -> Run:
     return lambda: session.run(inputs)
 
 
-def _peers(models: dict[str, Path], bundles: dict[str, Path], seconds: float) -> None:
+def _peers(seconds: float) -> None:
     """Ours, onnxruntime and OpenVINO on the same files."""
-    inputs = _inputs()
-    grid = Table(
-        "weights", "ours ms", "onnxruntime ms", "OpenVINO ms", "OpenVINO sparse ms", "ours over the best"
-    )
-    with pinned(1):
-        for form in PEERS:
-            runs = [
-                _ours(bundles[form], inputs),
-                _onnxruntime(models[form], inputs),
-                _openvino(models[form], inputs, {}),
-                _openvino(models[form], inputs, {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": "0.7"}),
-            ]
-            times = alternate(runs, seconds / len(PEERS))
-            best = 1 / max(ratio(times[0], other).median for other in times[1:])
-            grid.add_row(form, *(f"{1e3 * t.best:.1f}" for t in times), f"{best:.2f}x")
-    Console().print(grid)
+    inputs, form = _inputs(), FORMATS[PEER_FORMAT]
+    more = {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": "0.7"}
+    for share in PEER_SHARES:
+        model, bundle = _model(form, share), _decided(form, share)
+        with pinned(1):
+            runs = {
+                "isthmus": _ours(bundle, inputs),
+                "onnxruntime": _onnxruntime(model, inputs),
+                "OpenVINO": _openvino(model, inputs, {}),
+                "OpenVINO, sparse weights decompressed": _openvino(model, inputs, more),
+            }
+            ours, *others = alternate(list(runs.values()), seconds / len(PEER_SHARES))
+        found: Result = {"isthmus": {"ms": _ms(ours)}}
+        for name, timing in zip(list(runs)[1:], others, strict=True):
+            found[name] = {"ms": _ms(timing), "gain": _gain(ours, timing)}
+        _save({"peers": {f"{share:g}": found}})
 
 
 def _onnxruntime(model: Path, inputs: dict[str, np.ndarray]) -> Run:
@@ -193,23 +246,10 @@ def _openvino(model: Path, inputs: dict[str, np.ndarray], more: dict[str, Any]) 
     return lambda: request.infer(inputs, share_inputs=True, share_outputs=True)
 
 
-def _draw(gains: dict[str, float], path: Path) -> None:
-    """Speed over dense by the share of zeros, one line for each form, and where dense takes over."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "isthmus"
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for name in ("unstructured", "block:4x1", "block:4x4"):
-        points = sorted((float(f.partition("@")[2]), gain) for f, gain in gains.items() if f.startswith(name))
-        axes.plot(*zip(*points, strict=True), marker="o", label=name)
-    axes.axhline(1, color="#333333", linewidth=0.8, label="dense, which is taken below")
-    axes.set_xlabel("zeros in the matrices")
-    axes.set_ylabel("MiniLM-L3 8 x 128, times as fast as dense")
-    axes.legend()
-    figure.savefig(path, metadata={"Date": None})
+def _plot() -> None:
+    found = read(results_folder() / "sparse.json")
+    draw(found, PLOT)
+    sys.stdout.write(tables(found))
 
 
 if __name__ == "__main__":

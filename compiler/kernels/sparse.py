@@ -75,12 +75,13 @@ def kernel(
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of columns.
 
     `void sparse_<arithmetic>_<outputs>x<inputs>[_res][_<activation>][_rounded](x, w, bias, [residual,] y,
-    tile, sums, k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`. x[rows, k],
-    residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs, inputs, window,
-    ..)`, and only numbers that are stored take part: a NaN in x does not meet the others' zeros. bias is
-    padded to whole groups of `group_width` columns; tile and sums are scratch, `scratch_words`. Each sum has
-    its order for the number of all `rows` (which is there where `tells_rows`), whatever the ranges. residual
-    may be y. What `arithmetic` needs besides, follows w, padded as bias. `rounded`: y is bf16.
+    tile, sums, k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`.
+    x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs,
+    inputs, window, ..)`, and only numbers that are stored take part: a NaN in x does not meet the others'
+    zeros. bias is padded to whole groups of `group_width` columns; tile and sums are scratch,
+    `scratch_words`. Each sum has its order for the number of all `rows` (which is there where `tells_rows`),
+    whatever the ranges. residual may be y. What `arithmetic` needs besides, follows w, padded as bias.
+    `rounded`: y is bf16.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise CompilerBug(f"sparse has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")

@@ -22,6 +22,7 @@ from isthmus.quantizer.ladder import climb
 from isthmus.quantizer.prune import prune_pass
 from isthmus.quantizer.report import about
 from isthmus.quantizer.search import Budget, search
+from isthmus.quantizer.spread import spread_pass
 from isthmus.quantizer.thin import thin_pass
 from isthmus.target import Target
 from isthmus.tools.data import Request, Source, read_requests
@@ -104,6 +105,9 @@ def _require_one_budget(precision: object, thin: Sparsity | None, thinning: Budg
     if precision == AUTO:
         text = "there is one budget, and both precision and sparsity would spend it"
         raise ModelError(Problem(Code.BAD_OPTION, text, "--sparsity auto", "give one of them outright"))
+    if thin.spread:
+        text = "a budget says itself what each layer loses"
+        raise ModelError(Problem(Code.BAD_OPTION, text, "--max-drop", "leave it out, or :spread"))
     if thin.structured:
         text = f"{thin.form} go everywhere at once, within no budget"
         raise ModelError(Problem(Code.BAD_OPTION, text, "--max-drop", "leave it out"))
@@ -145,6 +149,9 @@ def with_precision(
     passes: tuple[Pass, ...] = ()
     if sparsity is not None and wanted.thinning is not None:
         passes = (thin_pass(fused, sparsity, used, held, target, options, wanted.thinning),)
+        fused = passes[0](fused, target, lambda _: None)
+    elif sparsity is not None and sparsity.spread:
+        passes = (spread_pass(fused, sparsity, used, target, options),)
         fused = passes[0](fused, target, lambda _: None)
     elif sparsity is not None:
         passes = (prune_pass(fused, sparsity, used, target, options),)

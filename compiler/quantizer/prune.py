@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -54,14 +55,17 @@ def observed(fused: Program, asked: Sparsity, requests: Sequence[Request], optio
     return seen
 
 
-def matrices(fused: Program, asked: Sparsity, seen: Statistics) -> dict[str, Weight]:
-    """The matrix of each layer as `asked`, by the name of the layer."""
+def matrices(
+    fused: Program, asked: Sparsity, seen: Statistics, ratios: Mapping[str, float] | None = None
+) -> dict[str, Weight]:
+    """The matrix of each layer as `asked`, by the name of the layer; `ratios`: with shares of their own."""
     made = {}
     for layer in _touched(fused):
         weight = weight_of(layer.matrix)
         assert weight is not None
         gram = seen[layer.name].gram if seen else None
-        made[layer.name] = Weight.of(f"{weight.name}.pruned", pruned(weight.read(), asked, gram))
+        own = asked if ratios is None else replace(asked, ratio=ratios[layer.name])
+        made[layer.name] = Weight.of(f"{weight.name}.pruned", pruned(weight.read(), own, gram))
     return made
 
 

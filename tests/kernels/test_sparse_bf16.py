@@ -1,4 +1,4 @@
-"""Products of bf16 with sparse matrices against their meaning: every way of multiplying pairs, tails, ranges, NaN."""
+"""Products of bf16 with sparse matrices against their meaning: every way to multiply pairs, tails, NaN."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from isthmus.ops.nn import layer_norm, linear
 from isthmus.passes.quantize.layers import products
 from isthmus.quantizer.plan import Asked, asked, split, with_precision
 from isthmus.quantizer.search import Budget, answer
+from isthmus.quantizer.spread import share_at, shares_of
 from isthmus.tools.data import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,3 +122,41 @@ def test_a_budget_needs_data() -> None:
         pruned(asked("f32", None, None, None, "auto"))
     with pytest.raises(ModelError, match="cannot be chosen without data"):
         pruned(asked("f32", None, None, Budget(), "unstructured@0.5"))
+
+
+@pytest.mark.parametrize(
+    ("form", "share", "method"), [("unstructured", 0.7, "sparsegpt"), ("block:4x1", 0.5, "magnitude")]
+)
+def test_a_share_is_spread_where_it_disturbs_least(form: str, share: float, method: str) -> None:
+    found = zeros(pruned(asked("f32", requests(), None, None, f"{form}@{share}:spread", method)))
+    assert found["first"] == 0
+    assert found["easy"] > share > found["hard"]
+    assert (found["easy"] + found["hard"]) / 2 == pytest.approx(share, abs=0.01)
+
+
+def test_shares_make_one_noise_and_the_total() -> None:
+    easy, hard = ((0.2, 0.5, 0.8), (0.0, 0.1, 0.4)), ((0.2, 0.5, 0.8), (0.1, 0.5, 0.9))
+    found = shares_of({"easy": easy, "hard": hard}, {"easy": 100, "hard": 300}, 0.4)
+    assert 0.25 * found["easy"] + 0.75 * found["hard"] == pytest.approx(0.4)
+    a, b = (np.interp(found[name], (0, *x), (0, *y)) for name, (x, y) in (("easy", easy), ("hard", hard)))
+    assert a == pytest.approx(b)
+    # What would be more than the measured shares is the largest of them.
+    assert shares_of({"easy": easy, "hard": hard}, {"easy": 1, "hard": 1}, 0.8) == {"easy": 0.8, "hard": 0.8}
+    # A layer that loses nothing by a larger share loses nothing by a smaller one either.
+    assert share_at(((0.2, 0.5), (0.3, 0.1)), 0.1) == 0.5
+    assert shares_of({}, {}, 0.5) == {}
+
+
+@pytest.mark.parametrize("form", ["heads@0.5:spread", "channels@0.5:spread", "2:4:spread", "auto:spread"])
+def test_what_cannot_be_spread(form: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        asked("f32", requests(), None, None, form, "magnitude")
+    assert [p.code for p in caught.value.problems] == [Code.BAD_SPARSITY]
+
+
+def test_spreading_needs_data_and_no_budget() -> None:
+    with pytest.raises(ModelError, match="cannot be chosen without data"):
+        pruned(asked("f32", None, None, None, "unstructured@0.5:spread"))
+    with pytest.raises(ModelError, match="a budget says itself") as caught:
+        asked("f32", requests(), None, Budget(), "unstructured@0.5:spread")
+    assert [p.code for p in caught.value.problems] == [Code.BAD_OPTION]
