@@ -2,7 +2,7 @@
 
 Every layer is pruned to each of some shares, and the noise that this makes in its result by itself is
 measured, as within a budget. For a noise t each layer takes the share that makes t, between measured shares
-as a line between them would; t is the one for which all layers together lose the share that was asked for.
+as if the noise's root were a line; t is the one for which all layers together lose the share that was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from isthmus.target import Target
 from isthmus.tools.data import Request
 
 # Noise is measured at these shares of zeros; no layer loses more than the last, or what was asked for.
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+SHARES = (0.3, 0.5, 0.7, 0.85, 0.95)
 # Halvings of an interval of noise: more than floats tell apart.
 HALVINGS = 100
 
@@ -38,8 +38,7 @@ def spread_pass(
     seen = observed(fused, asked, requests, options)
     noise: dict[str, list[float]] = {}
     sizes: dict[str, int] = {}
-    shares = [share for share in SHARES if share <= max(asked.ratio, SHARES[-1])]
-    shares = sorted({*shares, asked.ratio} - {0.0})
+    shares = sorted({*SHARES, asked.ratio} - {0.0})
     for share in shares:
         rung = replace(asked, ratio=share, spread=False)
         options.progress(f"sensitivity to {rung}")
@@ -73,4 +72,4 @@ def share_at(curve: Curve, noise: float) -> float:
     shares, levels = curve
     # Noise that falls where more is lost is none that can be had: the larger share costs the less.
     rising = np.minimum.accumulate(np.asarray(levels, np.float64)[::-1])[::-1]
-    return float(np.interp(noise, [0.0, *rising], [0.0, *shares]))
+    return float(np.interp(np.sqrt(noise), [0.0, *np.sqrt(rising)], [0.0, *shares]))
