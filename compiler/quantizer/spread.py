@@ -2,7 +2,8 @@
 
 Every layer is pruned to each of some shares, and the noise that this makes in its result by itself is
 measured, as within a budget. For a noise t each layer takes the share that makes t, between measured shares
-as if the noise's root were a line; t is the one for which all layers together lose the share that was asked for.
+as if the noise's root were a line; t is the one for which all layers together lose the share that was asked
+for.
 """
 
 from __future__ import annotations

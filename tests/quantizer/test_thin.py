@@ -70,6 +70,74 @@ def drop(program: Program) -> float:
     """Of the cosine, on the requests that are held out."""
     held = split(requests())[1]
     found, exact = (answer(p, held, OPTIONS)[0] for p in (program, model()))
+    a, b = (np.concatenate([one["y"].reshape(-1) for one in many]) for many in (found, exact))
+    return 1 - float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("method", ["magnitude", "sparsegpt"])
+def test_auto_keeps_the_budget_and_spares_what_is_sensitive(method: str) -> None:
+    shares = []
+    for most in (0.002, 0.2):
+        program = pruned(asked("f32", requests(), None, Budget(most), "auto", method))
+        assert drop(program) <= most + 1e-6
+        shares.append(zeros(program))
+        assert shares[-1]["first"] == 0  # it takes the input as it is
+        assert shares[-1]["easy"] >= shares[-1]["hard"]
+    tight, loose = shares
+    assert tight["easy"] > tight["hard"]
+    assert sum(tight.values()) < sum(loose.values())
+
+
+def test_a_share_within_a_budget_goes_where_it_may() -> None:
+    within = asked("f32", requests(), None, Budget(0.01), "unstructured@0.8", "magnitude")
+    found = zeros(pruned(within))
+    assert found["easy"] == pytest.approx(0.8, abs=0.01)
+    assert found["hard"] == 0
+    everywhere = zeros(pruned(asked("f32", requests(), None, None, "unstructured@0.8", "magnitude")))
+    assert everywhere["hard"] == pytest.approx(0.8, abs=0.01)
+
+
+def test_where_no_layer_may_lose_anything() -> None:
+    none = asked("f32", requests(), None, Budget(0.0), "unstructured@0.9", "magnitude")
+    with pytest.raises(QualityError, match="not one layer"):
+        pruned(none)
+    kept = replace(none, thinning=Budget(0.0, keep=True))
+    found = zeros(pruned(kept))
+    assert found["easy"] == pytest.approx(0.9, abs=0.01)
+    assert found["hard"] == 0
+
+
+@pytest.mark.parametrize(
+    ("precision", "sparsity", "message"),
+    [("auto", "auto", "there is one budget"), ("f32", "heads@0.25", "within no budget")],
+)
+def test_what_a_budget_cannot_be_for(precision: str, sparsity: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        asked(precision, requests(), None, Budget(), sparsity)
+    assert [p.code for p in caught.value.problems] == [Code.BAD_OPTION]
+
+
+def test_a_budget_needs_data() -> None:
+    with pytest.raises(ModelError, match="cannot be chosen without data"):
+        pruned(asked("f32", None, None, None, "auto"))
+    with pytest.raises(ModelError, match="cannot be chosen without data"):
+        pruned(asked("f32", None, None, Budget(), "unstructured@0.5"))
+
+
+@pytest.mark.parametrize(
+    ("form", "share", "method"), [("unstructured", 0.7, "sparsegpt"), ("block:4x1", 0.5, "magnitude")]
+)
+def test_a_share_is_spread_where_it_disturbs_least(form: str, share: float, method: str) -> None:
+    found = zeros(pruned(asked("f32", requests(), None, None, f"{form}@{share}:spread", method)))
+    assert found["first"] == 0
+    assert found["easy"] > share > found["hard"]
+    assert (found["easy"] + found["hard"]) / 2 == pytest.approx(share, abs=0.01)
+
+
+def test_shares_make_one_noise_and_the_total() -> None:
+    easy, hard = ((0.2, 0.5, 0.8), (0.0, 0.1, 0.4)), ((0.2, 0.5, 0.8), (0.1, 0.5, 0.9))
+    found = shares_of({"easy": easy, "hard": hard}, {"easy": 100, "hard": 300}, 0.4)
+    assert 0.25 * found["easy"] + 0.75 * found["hard"] == pytest.approx(0.4)
     a, b = (
         np.interp(found[name], (0, *shares), (0, *np.sqrt(noise)))
         for name, (shares, noise) in (("easy", easy), ("hard", hard))
