@@ -64,20 +64,28 @@ def merge(before: Result, now: Result) -> Result:
 
 
 def tables(found: Result) -> str:
-    """Markdown of everything in `found`."""
-    lines = ["| format | zeros | ms | dense, ms | times dense | bytes of matrices | decision |"]
-    lines.append("|---" * 7 + "|")
-    for name, point, share in _points(found):
-        taken = point["decided"]
-        decision = "sparse" if taken == point["matrices"] else f"sparse: {taken} of {point['matrices']}"
-        cells = [name, f"{100 * share:g} %", f"{point['ms']:.1f}", f"{point['dense_ms']:.1f}"]
-        cells += [f"{point['gain'][1]:.2f}", f"{point['bytes']:.2f}", decision if taken else "dense"]
-        lines.append(f"| {' | '.join(cells)} |")
-    for share, engines in sorted(found.get("peers", {}).items()):
+    """Markdown of everything in `found`: times dense by share and format, in parentheses where the decision
+    keeps matrices dense; then what peers take."""
+    points = {(name, share): point for name, point, share in _points(found)}
+    names = [name for name in FORMATS if any(name == of for of, _ in points)]
+    lines = [f"| zeros | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    dense = {name: point["dense_ms"] for (name, _), point in points.items()}
+    lines.append(f"| dense, ms | {' | '.join(f'{dense[name]:.1f}' for name in names)} |")
+    for share in sorted({share for _, share in points}):
+        cells = [_times_dense(points.get((name, share))) for name in names]
+        lines.append(f"| {100 * share:g} % | {' | '.join(cells)} |")
+    lines += ["", "| zeros | engine | ms | ours is faster, times |", "|---" * 4 + "|"]
+    for text, engines in sorted(found.get("peers", {}).items()):
         for engine, timed in engines.items():
             gain = f"{timed['gain'][1]:.2f}" if "gain" in timed else ""
-            lines.append(f"| {engine} | {100 * float(share):g} % | {timed['ms']:.1f} | | {gain} | | |")
+            lines.append(f"| {100 * float(text):g} % | {engine} | {timed['ms']:.1f} | {gain} |")
     return "\n".join(lines) + "\n"
+
+
+def _times_dense(point: Result | None) -> str:
+    if point is None:
+        return ""
+    return f"{point['gain'][1]:.2f}" if point["decided"] else f"({point['gain'][1]:.2f})"
 
 
 def _points(found: Result) -> list[tuple[str, Result, float]]:
@@ -91,7 +99,8 @@ def _points(found: Result) -> list[tuple[str, Result, float]]:
 
 def draw(found: Result, path: Path) -> None:
     """Speed over dense by the share of zeros, a line for each format: a mark is full where the decision
-    stores matrices so, half where it does so with some, and empty where it keeps them dense."""
+    stores matrices without zeros (so, or in a form that is expected to be even better), half where it does so
+    with some, and empty where it keeps them dense."""
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -112,7 +121,7 @@ def draw(found: Result, path: Path) -> None:
             axes.plot(share, point["gain"][1], marker="o", fillstyle=style, color=color, linestyle="none")
     axes.axhline(1, color="#333333", linewidth=0.8, label="dense")
     axes.set_yscale("log")
-    ticks = (0.5, 0.7, 1, 1.5, 2, 3, 4, 5)
+    ticks = (0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7)
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.set_xlim(0, 1)
