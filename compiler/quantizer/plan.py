@@ -151,7 +151,7 @@ def with_precision(
         passes = (thin_pass(fused, sparsity, used, held, target, options, wanted.thinning),)
         fused = passes[0](fused, target, lambda _: None)
     elif sparsity is not None and sparsity.spread:
-        passes = (spread_pass(fused, sparsity, used, target, options),)
+        passes = (spread_pass(fused, sparsity, used, options),)
         fused = passes[0](fused, target, lambda _: None)
     elif sparsity is not None:
         passes = (prune_pass(fused, sparsity, used, target, options),)

@@ -47,7 +47,7 @@ def observed(fused: Program, asked: Sparsity, requests: Sequence[Request], optio
     """What the method looks at: nothing, or what flows into each layer. Raises as `prune_pass`."""
     layers = _touched(fused)
     _refuse_odd(layers)
-    if asked.method == "magnitude":
+    if asked.method == "magnitude" and not asked.spread:
         return {}
     options.progress(f"calibration ({len(requests)} requests)")
     seen = observe_layers(fused, layers, requests, options, wants_gram=not asked.structured)

@@ -1,9 +1,9 @@
 """One share of zeros for a whole model, spread over its layers by sensitivity.
 
-Every layer is pruned to each of some shares, and the noise that this makes in its result by itself is
-measured, as within a budget. For a noise t each layer takes the share that makes t, between measured shares
-as if the noise's root were a line; t is the one for which all layers together lose the share that was asked
-for.
+Every layer is pruned to each of some shares, and the noise that this makes in its products is found from the
+second moments of what flows into it: of x w' - x w, over that of x w, without bias and residual. For a noise
+t each layer takes the share that makes t, between those shares as if the noise's root were a line; t is the
+one for which all layers together lose the share that was asked for.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import replace
 import numpy as np
 
 from isthmus.driver import Options
-from isthmus.ir.graph import Program
+from isthmus.ir.graph import Program, weight_of
+from isthmus.ir.types import Array
+from isthmus.passes.quantize.layers import layers_of
 from isthmus.passes.sparsify.options import Sparsity
 from isthmus.passes.sparsify.phase import Matrices, Prune
-from isthmus.quantizer.ladder import climb
 from isthmus.quantizer.prune import kept_layers, matrices, observed
-from isthmus.target import Target
 from isthmus.tools.data import Request
 
-# Noise is measured at these shares of zeros; no layer loses more than the last, or what was asked for.
+# Noise is known at these shares of zeros; no layer loses more than the last, or what was asked for.
 SHARES = (0.3, 0.5, 0.7, 0.85, 0.95)
 # Halvings of an interval of noise: more than floats tell apart.
 HALVINGS = 100
@@ -31,29 +31,32 @@ HALVINGS = 100
 Curve = tuple[Sequence[float], Sequence[float]]
 
 
-def spread_pass(
-    fused: Program, asked: Sparsity, requests: Sequence[Request], target: Target, options: Options
-) -> Prune:
+def spread_pass(fused: Program, asked: Sparsity, requests: Sequence[Request], options: Options) -> Prune:
     """The pass that prunes `fused`, a program after the phase `fuse`: of all matrices together the share that
     is asked for, of each as much as makes the same noise on `requests`. Raises as `prune_pass`."""
     seen = observed(fused, asked, requests, options)
+    exact = {layer.name: weight_of(layer.matrix) for layer in layers_of(fused.main)}
+    shares = sorted({*SHARES, asked.ratio} - {0.0})
     noise: dict[str, list[float]] = {}
     sizes: dict[str, int] = {}
-    shares = sorted({*SHARES, asked.ratio} - {0.0})
     for share in shares:
         rung = replace(asked, ratio=share, spread=False)
         options.progress(f"sensitivity to {rung}")
-        made = matrices(fused, rung, seen)
-        low = Prune(Matrices(str(rung), made, kept_layers(fused)))(fused, target, lambda _: None)
-        found = {
-            r.name: r.alone.noise / (r.alone.signal or 1) for r in climb(fused, low, requests, options).rungs
-        }
-        for name, matrix in made.items():
-            noise.setdefault(name, []).append(found.get(name, 0.0))
+        for name, matrix in matrices(fused, rung, seen).items():
+            weight, gram = exact[name], seen[name].gram
+            assert weight is not None and gram is not None
+            noise.setdefault(name, []).append(noise_of(weight.read(), matrix.read(), gram))
             sizes[name] = int(np.prod(matrix.type.static_shape))
-    curves = {name: (shares, levels) for name, levels in noise.items()}
-    ratios = shares_of(curves, sizes, asked.ratio)
+    ratios = shares_of({name: (shares, levels) for name, levels in noise.items()}, sizes, asked.ratio)
+    options.progress("pruning")
     return Prune(Matrices(str(asked), matrices(fused, asked, seen, ratios), kept_layers(fused)))
+
+
+def noise_of(exact: Array, pruned: Array, gram: Array) -> float:
+    """|x pruned - x exact|^2 over |x exact|^2 for all x whose sum of x^T x is `gram` [K, K]."""
+    w, lost = exact.astype(np.float64), exact.astype(np.float64) - pruned
+    noise, signal = (float(np.sum(part * (gram @ part))) for part in (lost, w))
+    return noise / (signal or 1.0)
 
 
 def shares_of(curves: Mapping[str, Curve], sizes: Mapping[str, int], total: float) -> dict[str, float]:

@@ -18,7 +18,7 @@ from isthmus.ops.nn import layer_norm, linear
 from isthmus.passes.quantize.layers import products
 from isthmus.quantizer.plan import Asked, asked, split, with_precision
 from isthmus.quantizer.search import Budget, answer
-from isthmus.quantizer.spread import share_at, shares_of
+from isthmus.quantizer.spread import noise_of, share_at, shares_of
 from isthmus.tools.data import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,10 +144,20 @@ def test_shares_make_one_noise_and_the_total() -> None:
     )
     assert a == pytest.approx(b)
     # What would be more than the measured shares is the largest of them.
-    assert shares_of({"easy": easy, "hard": hard}, {"easy": 1, "hard": 1}, 0.8) == {"easy": 0.8, "hard": 0.8}
+    most = shares_of({"easy": easy, "hard": hard}, {"easy": 1, "hard": 1}, 0.8)
+    assert most == pytest.approx({"easy": 0.8, "hard": 0.8})
     # A layer that loses nothing by a larger share loses nothing by a smaller one either.
     assert share_at(((0.2, 0.5), (0.3, 0.1)), 0.1) == 0.5
     assert shares_of({}, {}, 0.5) == {}
+
+
+def test_noise_is_that_of_the_products() -> None:
+    random = np.random.default_rng(4)
+    x, w = random.standard_normal((50, 7)), random.standard_normal((7, 5)).astype(np.float32)
+    low = np.where(np.abs(w) < 0.5, 0, w).astype(np.float32)
+    want = np.sum((x @ low - x @ w) ** 2) / np.sum((x @ w) ** 2)
+    assert noise_of(w, low, x.T @ x) == pytest.approx(want)
+    assert noise_of(np.zeros_like(w), np.zeros_like(w), x.T @ x) == 0
 
 
 @pytest.mark.parametrize("form", ["heads@0.5:spread", "channels@0.5:spread", "2:4:spread", "auto:spread"])
