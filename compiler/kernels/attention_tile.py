@@ -155,7 +155,7 @@ class Steps:
             self.lanewise.store(i * shape.lanes, register.value)
 
     def _products(self, height: int, queries: Memory, key: Expr, row: Expr) -> Sequence[Sequence[Register]]:
-        """Scores of the block of keys from `key` on, without the mask; the tile begins at this row of a group."""
+        """Scores of a block of keys, from `key` on, without the mask; the tile begins at `row` of a group."""
         k, shape = self.k, self.shape
         tile = k.tile("acc", height, BLOCK_VECTORS, shape.lanes)
         for register in (register for registers in tile for register in registers):

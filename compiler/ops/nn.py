@@ -288,7 +288,7 @@ attention = Op(
         "i of S sees the keys j <= i + T - S of T; values of the others need not be read. mixed: q, k, v and "
         "the result are bf16, mask, scores and sums f32, and the powers of the scores are rounded to bf16. "
         "rounds: where that is faster, q, k, v and the powers may be rounded to bf16, or, for i8, q and k to "
-        "bytes at a scale for each row, v at one for each head, and the powers to integers up to 127 at least "
+        "bytes at a scale for each row, v at one for each head, powers to integers up to 127 or more "
         "(Vaswani et al. 2017; Zhang et al. 2024, arXiv 2410.02367)."
     ),
 )

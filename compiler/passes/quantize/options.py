@@ -81,8 +81,8 @@ class Quantization:
     rows have theirs found and moved; a number is the strength of SmoothQuant for all rows in integers, 0
     leaves them. Where nothing is moved, `observer` chooses the range of static rows. `correct_bias` takes the
     mean error of a product out of its bias. All but rounding needs data. Where rows are integers, attention
-    multiplies bytes as well on chips with an instruction for words of four, else it rounds to bf16 where that is
-    multiplied (not in tiles yet); `attention` may allow only "bf16", or "f32", which rounds nothing.
+    multiplies bytes as well on chips with an instruction for words of four, else rounds to bf16 where there
+    is one for pairs (not in tiles yet); `attention` may allow only "bf16", or "f32", which rounds nothing.
     """
 
     scheme: Scheme | str = "int8"
