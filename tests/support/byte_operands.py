@@ -14,8 +14,15 @@ from isthmus.ops.integer import integer_linear
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-# One for each instruction that multiplies bytes.
-CHIPS = tuple({t.byte_products: t for t in x86_64.TARGETS if t.os == Machine.here().os}.values())
+MACHINE = Machine.here()
+# One for each instruction that multiplies bytes and its vectors: the most capable that runs here.
+CHIPS = tuple(
+    {
+        (target.byte_products, target.vector): target
+        for target in sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
+        if target.os == MACHINE.os
+    }.values()
+)
 GUARD = np.float32(12345.0)
 
 
