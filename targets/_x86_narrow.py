@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.target import ByteProducts, Tiles
+from isthmus.target import ByteProducts, Tiles, lookup_bytes
 
 # Tile data has to be asked for, once in a process: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
 ASK_FOR_TILES = """\
@@ -81,7 +81,8 @@ def instructions(flags: tuple[str, ...], lanes: int) -> tuple[tuple[str, str], .
     """What a processor with these flags has for halves and bytes, for vectors of so many floats."""
     widening = _widen_f16(lanes) if "f16c" in flags else ()
     bf16 = BF16_INSTRUCTIONS if "avx512_bf16" in flags else ()
-    return (*widening, *bf16, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()))
+    expanding = EXPAND_BYTES if "avx512_vbmi2" in flags else ()
+    return (*widening, *bf16, *expanding, *_lookup_bytes(flags, 4 * lanes))
 
 
 def _widen_f16(lanes: int) -> tuple[tuple[str, str], ...]:
@@ -93,6 +94,19 @@ define linkonce_odr <{lanes} x float> @isthmus_widen_f16(<{lanes} x i16> %a) alw
 }}
 """
     return (("widen_f16", text),)
+
+
+# The instruction that takes bytes from a table in each 16 bytes of a register of so many, and its flag.
+_LOOKUPS = {
+    16: ("ssse3", "llvm.x86.ssse3.pshuf.b.128"),
+    32: ("avx2", "llvm.x86.avx2.pshuf.b"),
+    64: ("avx512bw", "llvm.x86.avx512.pshuf.b.512"),
+}
+
+
+def _lookup_bytes(flags: tuple[str, ...], count: int) -> tuple[tuple[str, str], ...]:
+    flag, intrinsic = _LOOKUPS[count]
+    return lookup_bytes(intrinsic, count) if flag in flags else ()
 
 
 # What multiplies bytes, best first. Before VNNI they are widened, because vpmaddubsw saturates.

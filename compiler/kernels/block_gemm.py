@@ -8,12 +8,12 @@ it takes to make floats of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
-from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products_of
+from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
@@ -28,9 +28,15 @@ AHEAD = 16384
 # The same where one row is multiplied as bytes, by bits of a weight: measured. Words of 8 bits are done with
 # so fast that what is far ahead only gets in the way of what is next.
 AHEAD_OF_BYTES = {4: 8192, 8: 1024}
+# Rows of a chunk for which there is code without a loop over words, by bits of a weight.
+UNROLLED = {4: (CHUNK, CHUNK // 2), 8: (CHUNK,)}
 # Half a word, in bits, and the number at which a float's lowest digit is worth 1.
 HALF = 16
 UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
+
+
+# Twice what codes of 4 bits without their sign, the highest bit, stand for.
+TWICE_E2M1 = (0, 1, 2, 3, 4, 6, 8, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,15 @@ class Kind:
     @property
     def is_integer(self) -> bool:
         return self.mantissa == 0
+
+    @property
+    def is_code(self) -> bool:
+        return self.bits == 4 and self.mantissa > 0
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of what can be multiplied as bytes: of E2M1, twice what it stands for."""
+        return 1 << self.bits - 1 if self.is_integer else max(TWICE_E2M1)
 
 
 # By the names that symbols have.
@@ -89,6 +104,9 @@ class _BlockGemm:
         self.scale = k.input("scale", _IN_MEMORY[scales])
         self.bias, self.y = k.input("bias"), k.output("y")
         self.products = products_of(target)
+        # Whether codes are looked up, and whether weights are, or become, bytes that can be multiplied.
+        self.looks_up = kind.is_code and target.instruction("lookup_bytes") is not None
+        self.is_bytes = kind.is_integer or self.looks_up
         self.scratch = None if self.products is None else k.output("scratch")
         self.depth, self.columns, self.shift = k.size("k"), k.size("n"), k.size("shift")
         self.ldx, self.ldy = k.size("ldx"), k.size("ldy")
@@ -104,7 +122,7 @@ class _BlockGemm:
         self.words = k.let("words", k.divide(self.depth, self.each))
         self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
         rows = k.let("rows", k.larger(self.row_end - self.row_begin, 0))
-        if self.products is None or self.scratch is None or not self.kind.is_integer:
+        if self.products is None or self.scratch is None or not self.is_bytes:
             self._in_floats(rows)
             return
         digits = k.register("digits", 1, 0, "int32")
@@ -112,7 +130,7 @@ class _BlockGemm:
         chunk = k.let("chunk", k.smaller(block, CHUNK))
         row = RowOfDigits(k, self.products, self.scratch, self.depth, chunk)
         with k.when(k.equal(rows, 1)):
-            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order()))
+            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order(), self._zero()))
         with k.when(k.equal(digits.value, 1)):
             self._in_digits(row)
         with k.otherwise():
@@ -133,32 +151,53 @@ class _BlockGemm:
             self._at(panel)
             for j, total in enumerate(sums):
                 total.set(self.bias.load(self.column + j * lanes, lanes))
-            whole = tirx.And(k.equal(row.chunk, CHUNK), k.equal(k.remainder(self.depth, CHUNK), 0))
-            with k.when(whole), k.loop("chunk", 0, row.chunks) as chunk:
-                row.start(totals, chunk, self._zero())
-                first = k.let("first_word", chunk * (CHUNK // self.each))
-                for word in range(CHUNK // self.each):
-                    self._fetch_line(first + word)
-                    self._products(row, totals, first + word)
-                self._end_chunk(row, sums, totals, chunk)
-            with k.otherwise(), k.loop("chunk", 0, row.chunks) as chunk:
-                row.start(totals, chunk, self._zero())
-                line = k.let("line", k.divide(row.chunk, self.each))
-                end = k.let("end_word", k.smaller((chunk + 1) * line, self.words))
-                with k.loop("word", chunk * line, end) as word:
-                    self._products(row, totals, word)
-                self._end_chunk(row, sums, totals, chunk)
+            cases = [self._whole_chunks(row, sums, totals, size) for size in UNROLLED[self.bits]]
+            k.choose(cases, lambda: self._any_chunks(row, sums, totals))
             self.first = self.row_begin
             self._finish([sums])
 
+    def _whole_chunks(
+        self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]], size: int
+    ) -> tuple[Expr, Callable[[], None]]:
+        """Chunks of `size` that fill the row, unrolled, and when that is so."""
+        k, words, together = self.k, size // self.each, fits(size, self.kind.largest)
+
+        def write() -> None:
+            with k.loop("chunk", 0, row.chunks) as chunk:
+                row.start(totals, chunk, self._zero(), together=together)
+                first = k.let("first_word", chunk * words)
+                for word in range(words):
+                    self._fetch_line(first + word)
+                    self._products(row, totals, first + word)
+                self._end_chunk(row, sums, totals, chunk, together=together)
+
+        return tirx.And(k.equal(row.chunk, size), k.equal(k.remainder(self.depth, size), 0)), write
+
+    def _any_chunks(self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]]) -> None:
+        k, together = self.k, fits(CHUNK, self.kind.largest)
+        with k.loop("chunk", 0, row.chunks) as chunk:
+            row.start(totals, chunk, self._zero(), together=together)
+            line = k.let("line", k.divide(row.chunk, self.each))
+            end = k.let("end_word", k.smaller((chunk + 1) * line, self.words))
+            with k.loop("word", chunk * line, end) as word:
+                self._products(row, totals, word)
+            self._end_chunk(row, sums, totals, chunk, together=together)
+
     def _end_chunk(
-        self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]], chunk: Expr
+        self,
+        row: RowOfDigits,
+        sums: list[Register],
+        totals: list[list[Register]],
+        chunk: Expr,
+        *,
+        together: bool,
     ) -> None:
         k, lanes = self.k, self.k.lanes
         block = k.let("block", tirx.shift_right(chunk * row.chunk, self.shift))
         for j, total in enumerate(sums):
             scale = self._scale(block * self.width + j * lanes)
-            total.add(row.value([by_digit[j] for by_digit in totals], chunk) * scale)
+            found = row.value([by_digit[j] for by_digit in totals], chunk, together=together)
+            total.add(found * scale)
 
     def _fetch_line(self, word: Expr) -> None:
         """Ask for what lies ahead of one word of each column."""
@@ -169,7 +208,8 @@ class _BlockGemm:
     def _zero(self) -> int:
         """What is stored for the number 0: the instruction wants weights from 0 on, or signed ones."""
         signed = self.products is not None and not self.products.unsigned
-        return 0 if signed and self.bits == 8 else 1 << self.bits - 1
+        as_it_is = self.bits == 8 or not self.kind.is_integer
+        return 0 if signed and as_it_is else self.kind.largest
 
     def _products(self, row: RowOfDigits, totals: list[list[Register]], word: Expr) -> None:
         lanes = self.k.lanes
@@ -185,15 +225,29 @@ class _BlockGemm:
         k, count = self.k, BYTES * self.k.lanes
         stored = self.panel.load(place, count)
         words = tirx.reinterpret(vector_type("uint32", self.k.lanes), stored)
-        if self._zero():
-            sign = k.constant(0x88888888 if self.bits == 4 else 0x80808080, words)
-            words = k.let("words", tirx.bitwise_xor(words, sign))
         if self.bits == 8:
+            if self._zero():
+                words = tirx.bitwise_xor(words, k.constant(0x80808080, words))
             return [k.let("w", tirx.reinterpret(vector_type("int8", count), words))]
-        mask = k.constant(0x0F0F0F0F, words)
+        words = k.let("words", words)
         odd = tirx.shift_right(words, k.constant(4, words))
-        parts = [tirx.bitwise_and(words, mask), tirx.bitwise_and(odd, mask)]
-        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in parts]
+        mask = k.constant(0x0F0F0F0F, words)
+        parts = [tirx.bitwise_and(part, mask) for part in (words, odd)]
+        if self.looks_up:
+            return [k.let("w", self._looked_up(part, self._zero())) for part in parts]
+        # A sign for each: where an instruction takes three operands, mask and sign are one.
+        sign = k.constant(0x08080808, words)
+        signed = [tirx.bitwise_xor(part, sign) for part in parts]
+        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in signed]
+
+    def _looked_up(self, codes: Expr, zero: int) -> Expr:
+        """Twice what the bytes of words, codes of 4 bits, stand for, above `zero`, as bytes."""
+        k, count = self.k, BYTES * self.k.lanes
+        numbers = [zero + sign * number & 255 for sign in (1, -1) for number in TWICE_E2M1]
+        halves = (bytes(numbers[:8]), bytes(numbers[8:]))
+        low, high = (tirx.IntImm("int64", int.from_bytes(half, "little", signed=True)) for half in halves)
+        stored = tirx.reinterpret(vector_type("int8", count), codes)
+        return k.helper(vector_type("int8", count), "lookup_bytes", low, high, stored)
 
     def _scale(self, place: Expr) -> Expr:
         """The scales of neighbouring columns from `place` on, as f32."""
@@ -331,9 +385,19 @@ class _BlockGemm:
         else:
             stored = self.panel.load(place, BYTES * lanes)
             words = k.let("words", tirx.reinterpret(vector_type("int32", lanes), stored))
+            if self.looks_up:
+                return self._numbers_of_codes(words)
             found = [words] * self.each
             ups = [WORD - self.bits - place for place in self._places()]
         return [self._number(self._up(number, up)) for number, up in zip(found, ups, strict=True)]
+
+    def _numbers_of_codes(self, words: Expr) -> list[Expr]:
+        k = self.k
+        mask = k.constant(0x0F0F0F0F, words)
+        codes = [tirx.bitwise_and(part, mask) for part in (words, self._down(words, 4))]
+        parts = [k.let("part", tirx.reinterpret(words.ty, self._looked_up(part, 0))) for part in codes]
+        tops = (self._up(parts[p % 8 // 4], WORD - 8 - p // 8 * 8) for p in self._places())
+        return [k.cast(self._down(top, WORD - 8), "float32") for top in tops]
 
     def _number(self, top: Expr) -> Expr:
         """What the highest bits of an i32 stand for, as f32."""
