@@ -81,8 +81,8 @@ def instructions(flags: tuple[str, ...], lanes: int) -> tuple[tuple[str, str], .
     """What a processor with these flags has for halves and bytes, for vectors of so many floats."""
     widening = _widen_f16(lanes) if "f16c" in flags else ()
     bf16 = BF16_INSTRUCTIONS if "avx512_bf16" in flags else ()
-    expanding = EXPAND_BYTES if "avx512_vbmi2" in flags else ()
-    return (*widening, *bf16, *expanding, *_lookup_bytes(flags, 4 * lanes))
+    looking = lookup_bytes(f"llvm.x86.{_LOOKUPS[4 * lanes]}", 4 * lanes) if "ssse3" in flags else ()
+    return (*widening, *bf16, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()), *looking)
 
 
 def _widen_f16(lanes: int) -> tuple[tuple[str, str], ...]:
@@ -96,19 +96,7 @@ define linkonce_odr <{lanes} x float> @isthmus_widen_f16(<{lanes} x i16> %a) alw
     return (("widen_f16", text),)
 
 
-# The instruction that takes bytes from a table in each 16 bytes of a register of so many, and its flag.
-_LOOKUPS = {
-    16: ("ssse3", "llvm.x86.ssse3.pshuf.b.128"),
-    32: ("avx2", "llvm.x86.avx2.pshuf.b"),
-    64: ("avx512bw", "llvm.x86.avx512.pshuf.b.512"),
-}
-
-
-def _lookup_bytes(flags: tuple[str, ...], count: int) -> tuple[tuple[str, str], ...]:
-    flag, intrinsic = _LOOKUPS[count]
-    return lookup_bytes(intrinsic, count) if flag in flags else ()
-
-
+_LOOKUPS = {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}  # by bytes of registers
 # What multiplies bytes, best first. Before VNNI they are widened, because vpmaddubsw saturates.
 _PAIRS = (("avx512bw", "avx512.pmaddw.d.512", 2), ("avx2", "avx2.pmadd.wd", 2), ("sse2", "sse2.pmadd.wd", 2))
 _BYTES = (("avx512_vnni", "avx512.vpdpbusd.512", 4), *_PAIRS)
