@@ -14,13 +14,11 @@ taken up by naming the parts that are missing. A bundle that is missing is compi
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import math
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+from held import hold_to_avx2
 from int8_peers import peer_models
 from places import ROOT, WORK, results_folder
 from rich.console import Console
@@ -104,18 +103,6 @@ SUBJECTS: Mapping[str, Subject] = {
 }
 
 
-def hold_to_avx2() -> bool:
-    """From here on this process, whatever it loads and its threads find a processor without AVX-512.
-
-    False if they do not: cpuid must be able to fault, which many virtual machines do not offer.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder) / "held.so"
-        command = [sys.executable, "-m", "ziglang", "cc", "-O2", "-shared", "-fPIC", "-o", str(library)]
-        subprocess.run([*command, str(ROOT / "benchmarks" / "held.c")], check=True)
-        return bool(ctypes.CDLL(str(library)).hold() == 0)
-
-
 def target_of(subject: Subject) -> str:
     """The chip that it is compiled for."""
     return find_target("x86-64-v3" if subject.held else "host").name
@@ -178,8 +165,8 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> Iterator[Resu
     if "compile" in given.parts or not bundle.is_dir():
         yield {"compile": compile_in_process(model, name, target, bundles, subject.precision)}
     peers, manifest = given.against or subject.peers, open_bundle(bundle).manifest
-    if "points" in given.parts and subject.held and not hold_to_avx2():
-        yield {"not_measured": "this processor does not let cpuid fault, so no engine can be held to AVX2"}
+    if "points" in given.parts and subject.held and (why := hold_to_avx2()):
+        yield {"not_measured": why}
         return
     sizes = [size for size in subject.sizes if not given.sizes or size in given.sizes]
     own_files = subject.precision == "int8"  # peers run files that their own quantizers made

@@ -39,6 +39,7 @@ from isthmus.tools.peers import open_engine
 ROOT = Path(__file__).resolve().parent.parent
 MODEL, EMBEDDING = "paraphrase-MiniLM-L3-v2.onnx", "461"
 CLOSE, CLOSE_NARROW = 1e-4, 0.03
+PEERS = {"f32": ("onnxruntime", "openvino"), "bf16": ("openvino-bf16",)}
 WHOLE = ((1, 16), (1, 128), (8, 128))
 Array = npt.NDArray[np.generic]
 Runs = dict[str, Callable[[], Sequence[Array]]]
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument(
         "--seconds", type=float, default=25.0, help="for the documents; a fifth for each other"
     )
-    parser.add_argument("--against", nargs="*", default=("onnxruntime", "openvino"))
+    parser.add_argument("--against", nargs="*", help="by default all in the precision")
     parser.add_argument("--precision", choices=("f32", "bf16"), default="f32")
     given = parser.parse_args()
     model = fetch(MODEL)
@@ -142,7 +143,8 @@ def main() -> None:
     shape = " x ".join(map(str, ragged["input_ids"].shape))
     limit = CLOSE if given.precision == "f32" else CLOSE_NARROW
     own = ("isthmus", "padded") if given.precision == "f32" else ("isthmus", "f32", "padded")
-    names = ("batch", "tokens", *own, *given.against, "apart")
+    against = PEERS[given.precision] if given.against is None else given.against
+    names = ("batch", "tokens", *own, *against, "apart")
     table = Table(*names, title="milliseconds; (time over ours, median of turns)")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -151,7 +153,7 @@ def main() -> None:
             for name, path in bundles(model, folder, given.precision).items()
         }
         cut = with_one_output(model, folder)
-        engines = {name: open_engine(name, cut, 1) for name in given.against}
+        engines = {name: open_engine(name, cut, 1) for name in against}
 
         def ours(request: Mapping[str, Array]) -> Runs:
             return {

@@ -211,6 +211,25 @@ class ByteProducts:
         return max(self.neighbours, BYTES_IN_WORD)
 
 
+def lookup_bytes(intrinsic: str, count: int) -> tuple[tuple[str, str], ...]:
+    """For `Target.instructions`: `lookup_bytes` for registers of `count` bytes by `intrinsic(table, codes)`,
+    which looks each 16 codes up in 16 bytes of their own."""
+    halves = ", ".join("i32 0, i32 1" for _ in range(count // 16))
+    vector, words = f"<{count} x i8>", f"<{count // 8} x i64>"
+    text = f"""\
+define linkonce_odr {vector} @isthmus_lookup_bytes(i64 %low, i64 %high, {vector} %codes) alwaysinline {{
+  %l = insertelement <2 x i64> poison, i64 %low, i32 0
+  %h = insertelement <2 x i64> %l, i64 %high, i32 1
+  %w = shufflevector <2 x i64> %h, <2 x i64> poison, <{count // 8} x i32> <{halves}>
+  %t = bitcast {words} %w to {vector}
+  %r = call {vector} @{intrinsic}({vector} %t, {vector} %codes)
+  ret {vector} %r
+}}
+declare {vector} @{intrinsic}({vector}, {vector})
+"""
+    return (("lookup_bytes", text),)
+
+
 # What executes code of a chip that the machine at hand is; any other word is a runner's name.
 NATIVE = "native"
 
@@ -249,6 +268,7 @@ class Target:
         widen_f16(<16 x i16>) -> <16 x float>: from f16
         expand_bytes(<32 x i8>, i64 mask) -> <64 x i8>: the bytes one after the other where the mask has ones,
         from its lowest bit on, and 0 elsewhere
+        lookup_bytes(i64 low, i64 high, <64 x i8> codes) -> <64 x i8>: for codes 0 to 15 those of the 16 bytes
 
     (for the lanes of the chip at hand). `tiles`, if it has matrix registers.
     """

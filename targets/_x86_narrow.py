@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isthmus.target import ByteProducts, Tiles
+from isthmus.target import ByteProducts, Tiles, lookup_bytes
 
 # Tile data has to be asked for, once in a process: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
 ASK_FOR_TILES = """\
@@ -81,7 +81,8 @@ def instructions(flags: tuple[str, ...], lanes: int) -> tuple[tuple[str, str], .
     """What a processor with these flags has for halves and bytes, for vectors of so many floats."""
     widening = _widen_f16(lanes) if "f16c" in flags else ()
     bf16 = BF16_INSTRUCTIONS if "avx512_bf16" in flags else ()
-    return (*widening, *bf16, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()))
+    looking = lookup_bytes(f"llvm.x86.{_LOOKUPS[4 * lanes]}", 4 * lanes) if "ssse3" in flags else ()
+    return (*widening, *bf16, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()), *looking)
 
 
 def _widen_f16(lanes: int) -> tuple[tuple[str, str], ...]:
@@ -95,6 +96,7 @@ define linkonce_odr <{lanes} x float> @isthmus_widen_f16(<{lanes} x i16> %a) alw
     return (("widen_f16", text),)
 
 
+_LOOKUPS = {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512"}  # by bytes of registers
 # What multiplies bytes, best first. Before VNNI they are widened, because vpmaddubsw saturates.
 _PAIRS = (("avx512bw", "avx512.pmaddw.d.512", 2), ("avx2", "avx2.pmadd.wd", 2), ("sse2", "sse2.pmadd.wd", 2))
 _BYTES = (("avx512_vnni", "avx512.vpdpbusd.512", 4), *_PAIRS)

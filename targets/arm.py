@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from isthmus.systems import ANDROID, LINUX, MACOS, MUSL, System
-from isthmus.target import ByteProducts, Caches, Target, VectorUnit, qemu_user
+from isthmus.target import ByteProducts, Caches, Target, VectorUnit, lookup_bytes, qemu_user
 
 # asm/hwcap.h of Linux: what AT_HWCAP (16) and AT_HWCAP2 (26) say.
 _GUARD = """\
@@ -58,6 +58,7 @@ def _a64(
             qemu_user("aarch64", "max", "aarch64-linux-gnu", "libc6-arm64-cross", "ld-linux-aarch64.so.1"),
         ),
         byte_products=next((p for f, p in reversed(_BYTE_PRODUCTS.items()) if f in features), None),
+        instructions=lookup_bytes("llvm.aarch64.neon.tbl1.v16i8", 16),
     )
 
 

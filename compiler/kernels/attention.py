@@ -21,30 +21,35 @@ import math
 from functools import partial
 
 from isthmus.errors import CompilerBug
+from isthmus.kernels.attention_bytes import ByteSteps
 from isthmus.kernels.attention_few import few_query
 from isthmus.kernels.attention_few_pairs import few_query_pairs
-from isthmus.kernels.attention_pairs import PAIR, PairSteps, copy_query, pack_keys, pack_values
+from isthmus.kernels.attention_pairs import PairSteps, copy_query
 from isthmus.kernels.attention_shape import (
     CHUNK,
     FEW_QUERIES,
+    FOUR,
     GROUP_TILES,
+    PAIR,
     Mask,
+    Rounds,
     Scratch,
     Shape,
+    elements_of,
     scratch,
     shape_of,
 )
-from isthmus.kernels.attention_tile import Chunk, Parts, Rows, Steps
+from isthmus.kernels.attention_tile import Chunk, Extra, Parts, Rows, Steps, scale_query
 from isthmus.kernels.builder import Builder, Expr, Memory, index
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.panels import transpose_panel
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
 
-# Rows of V between the one that is copied and the one that is fetched.
-AHEAD = 16
+# By elements of a word: what writes the steps, and how powers are stored.
+STEPS = {1: Steps, PAIR: PairSteps, FOUR: ByteSteps}
+POWERS_OF = {PAIR: "uint16", FOUR: "int8"}
 
-__all__ = ["Mask", "Scratch", "kernel", "scratch"]
+__all__ = ["Mask", "Rounds", "Scratch", "kernel", "scratch"]
 
 
 def kernel(
@@ -56,7 +61,7 @@ def kernel(
     causal: bool = False,
     ragged: bool = False,
     mixed: bool = False,
-    rounds: bool = False,
+    rounds: Rounds = "",
 ) -> Kernel:
     """out = softmax(q k^T * scale + mask) v for the units [begin, end): head u % heads of batch u // heads.
 
@@ -72,7 +77,8 @@ def kernel(
     mask, and batch b is the rows [ends[b - 1], ends[b]). A mask has one number for each row, and no strides.
 
     `mixed`: q, k, v and out are bf16 (`attention_bf16_..`), multiplied by the target's instruction for pairs
-    of them, see `attention_pairs`. `rounds`: they are f32 (`attention_f32_bf16_..`), multiplied like that.
+    of them, see `attention_pairs`. `rounds`: they are f32 and are rounded to
+    be multiplied: to bf16 (`attention_f32_bf16_..`), or to bytes (`attention_f32_i8_..`, `attention_bytes`).
     """
     if head_dim < 1 or value_dim < 1:
         raise CompilerBug(f"attention with head dimensions {head_dim} and {value_dim}")
@@ -80,8 +86,9 @@ def kernel(
     if ragged and mask == "full":
         raise CompilerBug("ragged attention with a mask for each query")
     kind = f"{mask}{'_causal' * causal}{'_safe' * safe}{'_ragged' * ragged}"
-    symbol = f"attention_{'bf16' if mixed else 'f32_bf16' if rounds else 'f32'}_d{head_dim}{values}_{kind}"
-    shape = shape_of(target, head_dim, value_dim, PAIR if mixed or rounds else 1)
+    dtype = "bf16" if mixed else f"f32_{rounds}" if rounds else "f32"
+    symbol = f"attention_{dtype}_d{head_dim}{values}_{kind}"
+    shape = shape_of(target, head_dim, value_dim, elements_of(mixed, rounds))
     return Kernel.deferred(
         target.symbol(symbol),
         lambda: _Attention(symbol, target, shape, mask, safe, causal, ragged, mixed).kernel(),
@@ -104,7 +111,7 @@ class _Attention:
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape, self.mask_kind, self.safe, self.causal = shape, mask, safe, causal
-        self.mixed, self.pairs = mixed, shape.elements == PAIR
+        self.mixed = mixed
         dtype, size = ("uint16", 2) if mixed else ("float32", 4)
         self.line = target.caches.line_bytes // size
         self.q_input, self.k_input, self.v_input = (k.input(name, dtype) for name in "qkv")
@@ -137,10 +144,9 @@ class _Attention:
     def body(self) -> None:
         k = self.k
         self.parts = self._carve()
-        make = PairSteps if self.pairs else Steps
+        make = STEPS[self.shape.elements]
         self.steps = make(k, self.shape, self.mask_kind, self.causal, self.safe, self.parts)
-        if isinstance(self.steps, PairSteps):
-            self.steps.scale_by(self.scale)
+        self.steps.scale_by(self.scale)
         if self.mask_kind == "full":
             self.steps.full_mask(self.keys, self.m_strides[2])
         if self.ends is None:
@@ -191,22 +197,25 @@ class _Attention:
         k, shape = self.k, self.shape
         padded = k.let("padded", k.divide_up(self.longest, shape.block) * shape.block)
         packed_v = self.scratch.at(padded * shape.words, "v_start")
-        queries = packed_v.at(self._pairs(padded) * shape.value_pitch, "q_start")
+        value_rows = padded if shape.elements == 1 else k.divide_up(padded, shape.elements)
+        queries = packed_v.at(value_rows * shape.value_pitch, "q_start")
         scores = queries.at(shape.group * shape.words, "scores_start")
         results = scores.at(shape.rows * CHUNK, "results_start")
         sums = results.at(shape.group * shape.value_pitch, "sums_start")
-        mask = sums.at(shape.group * shape.lanes, "mask_start")
-        powers = scores
+        rest = sums.at(shape.group * shape.lanes, "rest_start")
+        extra = None
+        if shape.elements == FOUR:
+            initial = self.scratch.reread("int32").at(rest.offset + padded, "initial_start")
+            extra = Extra(rest, initial, rest.at(2 * padded, "stage_start"))
+            rest = rest.at(2 * padded + shape.stage, "mask_start")
         if self.mixed:
             start = PAIR * (padded + PAIR * shape.lanes)
             self.few_powers = self.scratch.reread("uint16").at(start, "few_powers_start")
-        if self.pairs:
-            powers = self.scratch.reread("uint16").at(scores.offset * PAIR, "powers_start")
-        return Parts(self.scratch, packed_v, queries, scores, results, sums, mask, powers)
-
-    def _pairs(self, keys: Expr) -> Expr:
-        """How many rows of V's words so many keys are."""
-        return self.k.divide_up(keys, PAIR) if self.pairs else keys
+        powers = scores
+        if shape.elements > 1:
+            dtype = POWERS_OF[shape.elements]
+            powers = self.scratch.reread(dtype).at(scores.offset * shape.elements, "powers_start")
+        return Parts(self.scratch, packed_v, queries, scores, results, sums, rest, powers, extra)
 
     def _seen(self, query: Expr) -> Expr:
         """How many keys a query sees."""
@@ -256,16 +265,7 @@ class _Attention:
         with k.loop("i", 0, rows.count) as i:
             place = (rows.number * shape.rows + i) * shape.words
             row, scaled = q.at(i * self.q_strides[2], "q_row"), self.parts.queries.at(place, "q_scaled")
-            if self.pairs:
-                copy_query(k, shape, row, scaled)
-            else:
-                self._scale_query(row, scaled)
-
-    def _scale_query(self, row: Memory, scaled: Memory) -> None:
-        def element(d: Expr, lanes: int) -> None:
-            scaled.store(d, row.load(d, lanes) * self.scale)
-
-        self.k.vectorized("d", self.shape.width, element)
+            self.steps.copy_query(row, scaled, rows.number * shape.rows + i)
 
     def _stage_mask(self, mask: Memory, rows: Rows) -> None:
         """What a partial last block has of a full mask, padded."""
@@ -292,7 +292,7 @@ class _Attention:
             if self.mixed:
                 copy_query(k, self.shape, row, self.parts.queries)
             else:
-                self._scale_query(row, self.parts.queries)
+                scale_query(k, self.shape.width, row, self.parts.queries, self.scale)
             line = mask.at(i * self.m_strides[2], "mask_row") if mask and self.mask_kind == "full" else mask
             few = few_query
             if self.mixed:
@@ -321,22 +321,12 @@ class _Attention:
             source = self.k_input.at(batch * self.k_strides[0] + shared * self.k_strides[1], "k_head")
             self._pack_keys(source)
             values = self.v_input.at(batch * self.v_strides[0] + shared * self.v_strides[1], "v_head")
-            self._pack_values(values)
+            self.steps.pack_values(values, self.v_strides[2], self.keys)
         if mask is not None and self.mask_kind == "row":
             with k.loop("j", 0, self.keys) as j:
                 self.parts.mask.store(j, mask.load(j))
             with k.loop("j", self.keys, self.blocks * self.shape.block) as j:
                 self.parts.mask.store(j, -math.inf)
-
-    def _pack_values(self, values: Memory) -> None:
-        k = self.k
-        if self.pairs:
-            pack_values(k, self.shape, values, self.v_strides[2], self.keys, self.parts.packed_v)
-            return
-        with k.loop("j", 0, self.keys) as j:
-            row = values.at(j * self.v_strides[2], "v_row")
-            self._prefetch_row(values, (j + AHEAD) * self.v_strides[2], self.shape.value_width)
-            self._copy_padded(row, self.parts.packed_v.at(j * self.shape.value_pitch, "v_packed"))
 
     def _pack_keys(self, source: Memory) -> None:
         """K transposed, in blocks [width][block]; zeros stand for the keys that the last block lacks."""
@@ -344,30 +334,14 @@ class _Attention:
         with k.loop("kb", 0, self.blocks) as kb:
             first = k.let("first_key", kb * shape.block)
             block = self.parts.packed_k.at(first * shape.words, "k_block")
-            keys = source.at(first * self.k_strides[2], "k_rows")
-            left = k.let("left", self.keys - first)
             with k.loop("ahead", first + shape.block, first + 2 * shape.block) as j:
                 self._prefetch_row(source, j * self.k_strides[2], shape.width)
-            if self.pairs:
-                pack_keys(k, shape, source, self.k_strides[2], first, self.keys, block)
-            else:
-                transpose_panel(k, keys, block, shape.width, left, self.k_strides[2], shape.block)
+            self.steps.pack_keys(source, self.k_strides[2], first, self.keys, block)
 
     def _prefetch_row(self, rows: Memory, place: Expr, width: int) -> None:
         """Into the nearest cache: hardware does not guess rows that lie far apart."""
         for column in range(0, width, self.line):
             rows.prefetch(place + column)
-
-    def _copy_padded(self, row: Memory, packed: Memory) -> None:
-        """One row of V, with zeros up to whole vectors."""
-        shape = self.shape
-        whole = shape.value_width // shape.lanes * shape.lanes
-        for start in range(0, whole, shape.lanes):
-            packed.store(start, row.load(start, shape.lanes))
-        if whole < shape.value_width:
-            packed.store(whole, 0.0, shape.lanes)
-            for i in range(whole, shape.value_width):
-                packed.store(i, row.load(i))
 
     def _prefetch_next(self, unit: Expr, this: Expr, t: Expr, tiles: Expr) -> None:
         """This tile's share of the rows that the next unit will read; they lie too far apart for hardware."""

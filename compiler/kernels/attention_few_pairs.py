@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 from isthmus.kernels.arithmetic import rounded_pair
 from isthmus.kernels.attention_few import softmax, write_scores
-from isthmus.kernels.attention_pairs import PAIR, line_of, words_of
-from isthmus.kernels.attention_shape import Shape
+from isthmus.kernels.attention_pairs import line_of, words_of
+from isthmus.kernels.attention_shape import PAIR, Shape
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, vector_type
 from isthmus.kernels.tir import tirx
 

@@ -12,14 +12,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from isthmus.kernels.arithmetic import round_bf16, rounded_pair
-from isthmus.kernels.attention_shape import BLOCK_VECTORS, Shape
+from isthmus.kernels.attention_shape import BLOCK_VECTORS, PAIR, Shape
 from isthmus.kernels.attention_tile import Chunk, Steps
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value, lanes_of, vector_type
 from isthmus.kernels.math_short import exp_negative
 from isthmus.kernels.panels import transpose
 from isthmus.kernels.tir import tirx
-
-PAIR = 2  # bf16 in a word
 
 
 def line_of(k: Builder, row: Memory, start: int, width: int, count: int) -> Expr:
@@ -108,9 +106,14 @@ def copy_query(k: Builder, shape: Shape, row: Memory, copy: Memory) -> None:
 class PairSteps(Steps):
     """The steps of `attention` on words of two bf16."""
 
-    def scale_by(self, scale: Expr) -> None:
-        """Say what the products of q and k are multiplied by."""
-        self.scale = scale
+    def copy_query(self, row: Memory, copy: Memory, number: Expr) -> None:
+        copy_query(self.k, self.shape, row, copy)
+
+    def pack_keys(self, source: Memory, pitch: Expr, first: Expr, keys: Expr, block: Memory) -> None:
+        pack_keys(self.k, self.shape, source, pitch, first, keys, block)
+
+    def pack_values(self, source: Memory, pitch: Expr, keys: Expr) -> None:
+        pack_values(self.k, self.shape, source, pitch, keys, self.parts.packed_v)
 
     def _multiply(
         self, tile: Sequence[Sequence[Register]], factors: Memory, pitch: int, step: Expr, line: Memory

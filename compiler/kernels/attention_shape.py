@@ -9,6 +9,11 @@ from typing import Literal
 from isthmus.target import Target
 
 Mask = Literal["none", "row", "full"]
+# What q, k, v and powers in f32 are rounded to before they are multiplied, if to anything.
+Rounds = Literal["", "bf16", "i8"]
+
+# bf16, or bytes, in a word.
+PAIR, FOUR = 2, 4
 
 # Vectors of scores a query has in one block of keys.
 BLOCK_VECTORS = 2
@@ -62,6 +67,11 @@ class Shape:
         """The same for V."""
         return math.gcd(self.value_width, self.lanes)
 
+    @property
+    def stage(self) -> int:
+        """Words of a block of keys that are written row by row, in whole vectors."""
+        return self.block * self.words + self.lanes
+
     def passes(self) -> tuple[int, int, int]:
         """How V's vectors are taken: (passes, vectors in each of them, vectors in one more pass).
 
@@ -93,9 +103,19 @@ def shape_of(target: Target, head_dim: int, value_dim: int, elements: int = 1) -
     )
 
 
-def scratch(target: Target, head_dim: int, value_dim: int, mask: Mask, mixed: bool = False) -> Scratch:
+def elements_of(mixed: bool, rounds: Rounds) -> int:
+    """Elements in a word of 4 bytes as they are multiplied."""
+    return PAIR if mixed else {"": 1, "bf16": PAIR, "i8": FOUR}[rounds]
+
+
+def scratch(
+    target: Target, head_dim: int, value_dim: int, mask: Mask, mixed: bool = False, rounds: Rounds = ""
+) -> Scratch:
     """What `kernel` of the same parameters needs."""
-    shape = shape_of(target, head_dim, value_dim, 2 if mixed else 1)
+    shape = shape_of(target, head_dim, value_dim, elements_of(mixed, rounds))
     per_key = shape.words + -(-shape.value_pitch // shape.elements) + (mask == "row")
     per_query = shape.words + shape.value_pitch + shape.lanes + (shape.block if mask == "full" else 0)
-    return Scratch(per_key, shape.group * per_query + shape.rows * CHUNK, shape.block)
+    constant = shape.group * per_query + shape.rows * CHUNK
+    if shape.elements == FOUR:
+        return Scratch(per_key + 2, constant + shape.stage, shape.block)
+    return Scratch(per_key, constant, shape.block)

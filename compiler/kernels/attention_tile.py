@@ -10,10 +10,13 @@ from functools import partial
 from isthmus.kernels.attention_shape import BLOCK_VECTORS, CHUNK, Mask, Shape
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value
 from isthmus.kernels.math import exp_negative
+from isthmus.kernels.panels import transpose_panel
 from isthmus.kernels.tir import tirx
 
 # Steps of a reduction laid out in straight-line code.
 STEP = 4
+# Rows of V between the one that is copied and the one that is fetched.
+AHEAD = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class Extra:
+    """What rows of bytes need besides: `scales` [key], `initial` [key] (i32), what their sums start with, and
+    `stage` for a block of keys before it is transposed."""
+
+    scales: Memory
+    initial: Memory
+    stage: Memory
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """Parts of the scratch memory. Rows are those of a group of tiles, `shape.rows` a tile."""
 
@@ -49,6 +62,16 @@ class Parts:
     sums: Memory  # [row][lanes]: of the powers so far
     mask: Memory  # a row mask, padded; or what the last block, when partial, has of a full mask
     powers: Memory  # the scores' place, as elements of what is multiplied with v
+    extra: Extra | None = None
+
+
+def scale_query(k: Builder, width: int, row: Memory, scaled: Memory, scale: Expr) -> None:
+    """A row of q times the scale."""
+
+    def element(d: Expr, lanes: int) -> None:
+        scaled.store(d, row.load(d, lanes) * scale)
+
+    k.vectorized("d", width, element)
 
 
 class Steps:
@@ -63,6 +86,43 @@ class Steps:
         self.shifts = k.stack("shifts", padded)
         self.factors = k.stack("factors", shape.group + padded)
         self.inverses = k.stack("inverses", shape.group)
+
+    def scale_by(self, scale: Expr) -> None:
+        """Say what the products of q and k are multiplied by."""
+        self.scale = scale
+
+    # Packing
+
+    def copy_query(self, row: Memory, copy: Memory, number: Expr) -> None:
+        """A row of q, `number` of its group, as it is multiplied: times the scale."""
+        scale_query(self.k, self.shape.width, row, copy, self.scale)
+
+    def pack_keys(self, source: Memory, pitch: Expr, first: Expr, keys: Expr, block: Memory) -> None:
+        """The keys from `first` on, transposed, [words][block]; zeros for those that are not there."""
+        k, shape = self.k, self.shape
+        rows = source.at(first * pitch, "k_rows")
+        left = k.let("left", keys - first)
+        transpose_panel(k, rows, block, shape.width, left, pitch, shape.block)
+
+    def pack_values(self, source: Memory, pitch: Expr, keys: Expr) -> None:
+        """V one row after the other, with zeros up to whole vectors."""
+        k, shape = self.k, self.shape
+        line = k.target.caches.line_bytes // 4
+        with k.loop("j", 0, keys) as j:
+            row = source.at(j * pitch, "v_row")
+            for column in range(0, shape.value_width, line):
+                source.prefetch((j + AHEAD) * pitch + column)
+            self._copy_padded(row, self.parts.packed_v.at(j * shape.value_pitch, "v_packed"))
+
+    def _copy_padded(self, row: Memory, packed: Memory) -> None:
+        shape = self.shape
+        whole = shape.value_width // shape.lanes * shape.lanes
+        for start in range(0, whole, shape.lanes):
+            packed.store(start, row.load(start, shape.lanes))
+        if whole < shape.value_width:
+            packed.store(whole, 0.0, shape.lanes)
+            for i in range(whole, shape.value_width):
+                packed.store(i, row.load(i))
 
     def for_height(self, count: Expr, emit: Callable[[int], None]) -> None:
         """`emit` for the height at hand: one copy of the code for each."""
@@ -85,16 +145,7 @@ class Steps:
         queries = self.parts.queries.at(rows.number * (shape.rows * shape.words), "tile_q")
         with k.loop("kb", 0, self._blocks(rows, chunk)) as kb:
             key = k.let("key", chunk.start + kb * shape.block)
-            tile = k.tile("acc", height, BLOCK_VECTORS, shape.lanes)
-            for register in (register for row in tile for register in row):
-                register.set(0.0)
-            block = self.parts.packed_k.at(key * shape.words, "k_block")
-
-            def multiply(d: Expr, block: Memory = block, tile: Sequence[Sequence[Register]] = tile) -> None:
-                self._multiply(tile, queries, shape.words, d, block.at(d * shape.block, "k_row"))
-
-            self._steps(shape.words, multiply)
-            self._scaled(tile)
+            tile = self._products(height, queries, key, rows.number * shape.rows)
             self._add_mask(tile, rows, key, mask)
             for i, row in enumerate(tile):
                 for v, register in enumerate(row):
@@ -102,6 +153,21 @@ class Steps:
                     highest[i].set(tirx.max(register.value, highest[i].value))
         for i, register in enumerate(highest):
             self.lanewise.store(i * shape.lanes, register.value)
+
+    def _products(self, height: int, queries: Memory, key: Expr, row: Expr) -> Sequence[Sequence[Register]]:
+        """Scores of a block of keys, from `key` on, without the mask; the tile begins at `row` of a group."""
+        k, shape = self.k, self.shape
+        tile = k.tile("acc", height, BLOCK_VECTORS, shape.lanes)
+        for register in (register for registers in tile for register in registers):
+            register.set(0.0)
+        block = self.parts.packed_k.at(key * shape.words, "k_block")
+
+        def multiply(d: Expr) -> None:
+            self._multiply(tile, queries, shape.words, d, block.at(d * shape.block, "k_row"))
+
+        self._steps(shape.words, multiply)
+        self._scaled(tile)
+        return tile
 
     def _scaled(self, tile: Sequence[Sequence[Register]]) -> None:
         """Whatever makes scores of the products: nothing, where q was scaled before."""
@@ -189,10 +255,14 @@ class Steps:
         with k.when(chunk.last):
             for i in range(shape.rows):
                 total = k.reduce_sum(self.parts.sums.load((start + i) * shape.lanes, shape.lanes))
-                inverse = 1.0 / total
+                inverse = self._numerator() / total
                 if self.safe:
                     inverse = k.select(k.equal(total, 0.0), 0.0, inverse)
                 self.inverses.store(start + i, inverse)
+
+    def _numerator(self) -> Value:
+        """What a product of powers and values of 1 stands for."""
+        return 1.0
 
     def _place(self, kb: Expr, i: int | Expr, vector: int) -> Expr:
         shape = self.shape
@@ -257,32 +327,54 @@ class Steps:
         self, rows: Rows, chunk: Chunk, keys: Expr, lines: list[Memory], first: Value, vectors: int
     ) -> None:
         """`vectors` vectors of the result from column `first` on."""
+        tile = self.k.tile("acc", len(lines), vectors, self.shape.lanes)
+        self._start(tile, rows, chunk, first)
+        self._add_values(tile, chunk, keys, first)
+        self._leave(tile, rows, chunk, lines, first)
+
+    def _kept(self, row: int, rows: Rows, first: Value) -> Memory:
+        """Sums over the chunks before, of a row of the tile."""
+        shape = self.shape
+        place = (rows.number * shape.rows + row) * shape.value_pitch + first
+        return self.parts.results.at(place, "kept")
+
+    def _start(self, tile: Sequence[Sequence[Register]], rows: Rows, chunk: Chunk, first: Value) -> None:
         k, shape = self.k, self.shape
-        height = len(lines)
-        start = k.let("row_start", rows.number * shape.rows)
-        kept = [self.parts.results.at((start + i) * shape.value_pitch + first, "kept") for i in range(height)]
-        tile = k.tile("acc", height, vectors, shape.lanes)
         with k.when(chunk.first):
             for register in (register for row in tile for register in row):
                 register.set(0.0)
         with k.otherwise():
             for i, row in enumerate(tile):
-                factor = k.let("factor", k.spread(self.factors.load(start + i), shape.lanes))
+                factor = k.let(
+                    "factor", k.spread(self.factors.load(rows.number * shape.rows + i), shape.lanes)
+                )
+                kept = self._kept(i, rows, first)
                 for v, register in enumerate(row):
-                    register.set(kept[i].load(v * shape.lanes, shape.lanes) * factor)
-        self._add_values(tile, chunk, keys, first)
+                    register.set(kept.load(v * shape.lanes, shape.lanes) * factor)
+
+    def _leave(
+        self,
+        tile: Sequence[Sequence[Register]],
+        rows: Rows,
+        chunk: Chunk,
+        lines: Sequence[Memory],
+        first: Value,
+    ) -> None:
+        k, shape = self.k, self.shape
         with k.when(chunk.last):
             for i, row in enumerate(tile):
-                inverse = k.let("inverse", k.spread(self.inverses.load(start + i), shape.lanes))
+                place = rows.number * shape.rows + i
+                inverse = k.let("inverse", k.spread(self.inverses.load(place), shape.lanes))
                 for v, register in enumerate(row):
                     value = k.let("value", register.value * inverse)
                     # Only a pass whose first column is known here can end within a vector.
-                    width = shape.value_width - first if isinstance(first, int) else vectors * shape.lanes
+                    width = shape.value_width - first if isinstance(first, int) else len(row) * shape.lanes
                     self._store_values(lines[i], first, v * shape.lanes, value, width)
         with k.otherwise():
             for i, row in enumerate(tile):
+                kept = self._kept(i, rows, first)
                 for v, register in enumerate(row):
-                    kept[i].store(v * shape.lanes, register.value)
+                    kept.store(v * shape.lanes, register.value)
 
     def _add_values(self, tile: Sequence[Sequence[Register]], chunk: Chunk, keys: Expr, first: Value) -> None:
         k, shape = self.k, self.shape

@@ -8,53 +8,32 @@ it takes to make floats of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
-from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, products_of
+from isthmus.kernels.block_row import CHUNK, DIGITS, MAGNITUDE, STEP, RowOfDigits, fits, products_of
+from isthmus.kernels.block_weights import BYTES, HALF, KINDS, WORD, Kind, Weights
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.narrow_floats import rescaled
 from isthmus.kernels.tir import tirx
-from isthmus.target import Target
+from isthmus.target import ByteProducts, Target
 
-WORD = 32
-BYTES = WORD // 8
 # Bytes ahead of the words in use that are fetched.
 AHEAD = 16384
 # The same where one row is multiplied as bytes, by bits of a weight: measured. Words of 8 bits are done with
 # so fast that what is far ahead only gets in the way of what is next.
 AHEAD_OF_BYTES = {4: 8192, 8: 1024}
-# Half a word, in bits, and the number at which a float's lowest digit is worth 1.
-HALF = 16
+# The power of two that a row takes for floats of 8 bits, which lack more than that, and the exponents (as f32
+# has them) of the largest magnitudes of rows that can take it and lose nothing in products.
+RAISED, RAISED_FROM, RAISED_TO = 60, 127 - 40, 127 + 60
+# Rows of a chunk for which there is code without a loop over words, by bits of a weight.
+UNROLLED = {4: (CHUNK, CHUNK // 2), 8: (CHUNK,)}
+# The number at which a float's lowest digit is worth 1.
 UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What weights are: signed integers of `bits`, or floats with a mantissa of `mantissa` bits and an
-    exponent that is less than that of f32 by `bias`; in 4 bits those are their codes (`SmallFloats`)."""
-
-    bits: int
-    mantissa: int = 0
-    bias: int = 0
-
-    @property
-    def is_integer(self) -> bool:
-        return self.mantissa == 0
-
-
-# By the names that symbols have.
-KINDS: Mapping[str, Kind] = {
-    "q4": Kind(4),
-    "q8": Kind(8),
-    "e2m1": Kind(4, mantissa=1),
-    "e4m3": Kind(8, mantissa=3, bias=127 - 7),
-    "e5m2": Kind(8, mantissa=2, bias=127 - 15),
-}
 # What scales are stored in, and the ending of the symbol.
 SCALES: Mapping[DType, str] = {DType.F32: "", DType.F16: "_f16", DType.F8E8M0: "_e8m0"}
 _IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
@@ -83,6 +62,7 @@ class _BlockGemm:
     def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType) -> None:
         k = self.k = Builder(symbol, target)
         self.kind, self.bits, self.each = kind, kind.bits, WORD // kind.bits
+        self.weights = Weights(k, kind)
         self.shape, self.width = tile_of(target), panel_width(target)
         self.scales_in = scales
         self.x, self.w = k.input("x"), k.input("w", "int8")
@@ -104,15 +84,45 @@ class _BlockGemm:
         self.words = k.let("words", k.divide(self.depth, self.each))
         self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
         rows = k.let("rows", k.larger(self.row_end - self.row_begin, 0))
-        if self.products is None or self.scratch is None or not self.kind.is_integer:
+        if self.scratch is None or self.products is None:
             self._in_floats(rows)
-            return
+        elif self.weights.is_bytes:
+            self._row_of_digits(rows, self.products, self.scratch)
+        elif self.kind.bias and not k.target.vector.flushes:
+            self._row_raised(rows, self.scratch)
+        else:
+            self._in_floats(rows)
+
+    def _row_raised(self, rows: Expr, scratch: Memory) -> None:
+        """One row of ordinary numbers takes the factor that floats of 8 bits lack, once for all columns."""
+        k = self.k
+        ordinary = k.register("ordinary", 1, 0, "int32")
+        with k.when(k.equal(rows, 1)):
+            largest = k.register("largest", STEP, 0, "int32")
+            row = self.x.at(self.row_begin * self.ldx, "row")
+            with k.loop("step", 0, k.divide(self.depth, STEP)) as step:
+                number = k.let("number", row.load(step * STEP, STEP))
+                bits = k.bits(number, "int32")
+                largest.set(tirx.max(largest.value, tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))))
+                scratch.store(step * STEP, number * 2.0**RAISED)
+            most = k.reduce(largest.value, tirx.max)
+            inside = tirx.And(most >= RAISED_FROM << 23, most <= RAISED_TO << 23)
+            ordinary.set(k.select(tirx.Or(inside, k.equal(most, 0)), 1, 0, "int32"))
+        with k.when(k.equal(ordinary.value, 1)), k.loop("panel", self.panel_begin, self.panel_end) as panel:
+            self.first = self.row_begin
+            self._at(panel)
+            self._tile([scratch], raised=True)
+        with k.otherwise():
+            self._in_floats(rows)
+
+    def _row_of_digits(self, rows: Expr, products: ByteProducts, scratch: Memory) -> None:
+        k = self.k
         digits = k.register("digits", 1, 0, "int32")
         block = tirx.shift_left(index(1), self.shift)
         chunk = k.let("chunk", k.smaller(block, CHUNK))
-        row = RowOfDigits(k, self.products, self.scratch, self.depth, chunk)
+        row = RowOfDigits(k, products, scratch, self.depth, chunk)
         with k.when(k.equal(rows, 1)):
-            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order()))
+            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order(), self._zero()))
         with k.when(k.equal(digits.value, 1)):
             self._in_digits(row)
         with k.otherwise():
@@ -133,32 +143,53 @@ class _BlockGemm:
             self._at(panel)
             for j, total in enumerate(sums):
                 total.set(self.bias.load(self.column + j * lanes, lanes))
-            whole = tirx.And(k.equal(row.chunk, CHUNK), k.equal(k.remainder(self.depth, CHUNK), 0))
-            with k.when(whole), k.loop("chunk", 0, row.chunks) as chunk:
-                row.start(totals, chunk, self._zero())
-                first = k.let("first_word", chunk * (CHUNK // self.each))
-                for word in range(CHUNK // self.each):
-                    self._fetch_line(first + word)
-                    self._products(row, totals, first + word)
-                self._end_chunk(row, sums, totals, chunk)
-            with k.otherwise(), k.loop("chunk", 0, row.chunks) as chunk:
-                row.start(totals, chunk, self._zero())
-                line = k.let("line", k.divide(row.chunk, self.each))
-                end = k.let("end_word", k.smaller((chunk + 1) * line, self.words))
-                with k.loop("word", chunk * line, end) as word:
-                    self._products(row, totals, word)
-                self._end_chunk(row, sums, totals, chunk)
+            cases = [self._whole_chunks(row, sums, totals, size) for size in UNROLLED[self.bits]]
+            k.choose(cases, lambda: self._any_chunks(row, sums, totals))
             self.first = self.row_begin
             self._finish([sums])
 
+    def _whole_chunks(
+        self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]], size: int
+    ) -> tuple[Expr, Callable[[], None]]:
+        """Chunks of `size` that fill the row, unrolled, and when that is so."""
+        k, words, together = self.k, size // self.each, fits(size, self.kind.largest)
+
+        def write() -> None:
+            with k.loop("chunk", 0, row.chunks) as chunk:
+                row.start(totals, chunk, self._zero(), together=together)
+                first = k.let("first_word", chunk * words)
+                for word in range(words):
+                    self._fetch_line(first + word)
+                    self._products(row, totals, first + word)
+                self._end_chunk(row, sums, totals, chunk, together=together)
+
+        return tirx.And(k.equal(row.chunk, size), k.equal(k.remainder(self.depth, size), 0)), write
+
+    def _any_chunks(self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]]) -> None:
+        k, together = self.k, fits(CHUNK, self.kind.largest)
+        with k.loop("chunk", 0, row.chunks) as chunk:
+            row.start(totals, chunk, self._zero(), together=together)
+            line = k.let("line", k.divide(row.chunk, self.each))
+            end = k.let("end_word", k.smaller((chunk + 1) * line, self.words))
+            with k.loop("word", chunk * line, end) as word:
+                self._products(row, totals, word)
+            self._end_chunk(row, sums, totals, chunk, together=together)
+
     def _end_chunk(
-        self, row: RowOfDigits, sums: list[Register], totals: list[list[Register]], chunk: Expr
+        self,
+        row: RowOfDigits,
+        sums: list[Register],
+        totals: list[list[Register]],
+        chunk: Expr,
+        *,
+        together: bool,
     ) -> None:
         k, lanes = self.k, self.k.lanes
         block = k.let("block", tirx.shift_right(chunk * row.chunk, self.shift))
         for j, total in enumerate(sums):
             scale = self._scale(block * self.width + j * lanes)
-            total.add(row.value([by_digit[j] for by_digit in totals], chunk) * scale)
+            found = row.value([by_digit[j] for by_digit in totals], chunk, together=together)
+            total.add(found * scale)
 
     def _fetch_line(self, word: Expr) -> None:
         """Ask for what lies ahead of one word of each column."""
@@ -169,31 +200,17 @@ class _BlockGemm:
     def _zero(self) -> int:
         """What is stored for the number 0: the instruction wants weights from 0 on, or signed ones."""
         signed = self.products is not None and not self.products.unsigned
-        return 0 if signed and self.bits == 8 else 1 << self.bits - 1
+        as_it_is = self.bits == 8 or not self.kind.is_integer
+        return 0 if signed and as_it_is else self.kind.largest
 
     def _products(self, row: RowOfDigits, totals: list[list[Register]], word: Expr) -> None:
         lanes = self.k.lanes
         factors = row.words(word * self.each, self.each)
         for j in range(self.shape.vectors):
-            parts = self._bytes((word * self.width + j * lanes) * BYTES)
+            parts = self.weights.bytes(self.panel, (word * self.width + j * lanes) * BYTES, self._zero())
             for by_digit, words in zip(totals, factors, strict=True):
                 for part, factor in zip(parts, words, strict=True):
                     row.add(by_digit[j], factor, part)
-
-    def _bytes(self, place: Expr) -> list[Expr]:
-        """The words from byte `place` on as bytes above `_zero`; in 4 bits even ones, and odd ones."""
-        k, count = self.k, BYTES * self.k.lanes
-        stored = self.panel.load(place, count)
-        words = tirx.reinterpret(vector_type("uint32", self.k.lanes), stored)
-        if self._zero():
-            sign = k.constant(0x88888888 if self.bits == 4 else 0x80808080, words)
-            words = k.let("words", tirx.bitwise_xor(words, sign))
-        if self.bits == 8:
-            return [k.let("w", tirx.reinterpret(vector_type("int8", count), words))]
-        mask = k.constant(0x0F0F0F0F, words)
-        odd = tirx.shift_right(words, k.constant(4, words))
-        parts = [tirx.bitwise_and(words, mask), tirx.bitwise_and(odd, mask)]
-        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in parts]
 
     def _scale(self, place: Expr) -> Expr:
         """The scales of neighbouring columns from `place` on, as f32."""
@@ -228,19 +245,21 @@ class _BlockGemm:
             self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
             self._at(panel)
             tall = k.let("tile_height", height + k.cast(t < taller, "int64"))
-            cases = [(k.equal(tall, h), lambda h=h: self._tile(h)) for h in range(shape.rows, 1, -1)]
-            k.choose(cases, lambda: self._tile(1))
+            cases = [(k.equal(tall, h), lambda h=h: self._rows(h)) for h in range(shape.rows, 1, -1)]
+            k.choose(cases, lambda: self._rows(1))
 
-    def _tile(self, rows: int) -> None:
-        k, lanes = self.k, self.k.lanes
+    def _rows(self, rows: int) -> None:
+        self._tile([self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)])
+
+    def _tile(self, x_rows: list[Memory], *, raised: bool = False) -> None:
+        k, lanes, rows = self.k, self.k.lanes, len(x_rows)
         sums = k.tile("sum", rows, self.shape.vectors, lanes)
         for j in range(self.shape.vectors):
             bias = k.let("bias", self.bias.load(self.column + j * lanes, lanes))
             for row in sums:
                 row[j].set(bias)
-        x_rows = [self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)]
-        if rows == 1 and self.k.lanes > 1:
-            self._by_blocks(sums[0], x_rows[0])
+        if rows == 1 and lanes > 1:
+            self._by_blocks(sums[0], x_rows[0], raised=raised)
         else:
             self._by_words(sums, x_rows)
         self._finish(sums)
@@ -253,18 +272,18 @@ class _BlockGemm:
             self._fetch(word, word + 1)
             for j in range(self.shape.vectors):
                 scale = self._scale(block * self.width + j * lanes)
-                numbers = self._numbers((word * self.width + j * lanes) * BYTES)
+                numbers = self.weights.numbers(self.panel, (word * self.width + j * lanes) * BYTES)
                 for i, number in enumerate(numbers):
                     weight = k.let("weight", number * scale)
                     for row, x_row in zip(sums, x_rows, strict=True):
                         row[j].add(self._factor(x_row, word, i) * weight)
 
-    def _by_blocks(self, sums: list[Register], x_row: Memory) -> None:
+    def _by_blocks(self, sums: list[Register], x_row: Memory, *, raised: bool) -> None:
         """One row: the scale is left to the end of a block, and each place in a word has a sum of its own.
         Integers become floats where they stand: what that makes of them is left to the end as well."""
         k, lanes = self.k, self.k.lanes
         is_integer = self.kind.is_integer
-        places = sorted({place % HALF for place in self._places()}) if is_integer else range(self.each)
+        places = sorted({place % HALF for place in self.weights.places()}) if is_integer else range(self.each)
         parts = {place: k.register(f"part{place}", lanes) for place in places}
         whole = k.divide(tirx.shift_left(index(1), self.shift), self.each)
         each = k.let("block_words", k.smaller(whole, self.words if is_integer else CHUNK // self.each))
@@ -283,11 +302,13 @@ class _BlockGemm:
                     if is_integer:
                         self._one_word(parts, x_row, word, j)
                     else:
-                        self._one_word_of_floats(parts, x_row, word, j)
+                        self._one_word_of_floats(parts, x_row, word, j, raised=raised)
                 total = parts[0].value
                 for place in places[1:]:
                     part = parts[place].value * 2.0**-place if is_integer else parts[place].value
                     total = k.let("total", total + part)
+                if raised:
+                    total = k.let("total", total * 2.0 ** (self.kind.bias - RAISED))
                 register.add(total * self._scale(block * self.width + j * lanes))
 
     def _one_word(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
@@ -297,18 +318,21 @@ class _BlockGemm:
         words = tirx.reinterpret(vector_type("uint32", lanes), stored)
         # From signed numbers to those from 0 on.
         sign = 1 << self.bits - 1
-        signs = k.constant(sum(sign << place for place in self._places()), words)
+        signs = k.constant(sum(sign << place for place in self.weights.places()), words)
         low = k.let("low", tirx.bitwise_xor(words, signs))
         high = k.let("high", tirx.shift_right(low, k.constant(HALF, low)))
-        for i, place in enumerate(self._places()):
+        for i, place in enumerate(self.weights.places()):
             at = place % HALF
             digits = tirx.bitwise_and(high if place >= HALF else low, k.constant((2 * sign - 1) << at, low))
             above = k.bits(tirx.bitwise_or(digits, k.constant(UNIT_BITS, low)), "float32")
             parts[at].add(self._factor(x_row, word, i) * k.let("number", above - (UNIT + float(sign << at))))
 
-    def _one_word_of_floats(self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int) -> None:
+    def _one_word_of_floats(
+        self, parts: dict[int, Register], x_row: Memory, word: Expr, j: int, *, raised: bool
+    ) -> None:
         place = (word * self.width + j * self.k.lanes) * BYTES
-        for i, number in enumerate(self._numbers(place)):
+        numbers = (self.weights.raised if raised else self.weights.numbers)(self.panel, place)
+        for i, number in enumerate(numbers):
             parts[i].add(self._factor(x_row, word, i) * self.k.let("number", number))
 
     def _fetch(self, begin: Expr, end: Expr) -> None:
@@ -320,65 +344,6 @@ class _BlockGemm:
 
     def _factor(self, row: Memory, word: Expr, i: int) -> Expr:
         return self.k.spread(row.load(word * self.each + i), self.k.lanes)
-
-    def _numbers(self, place: Expr) -> list[Expr]:
-        """The numbers in the words of neighbouring columns from byte `place` on, as f32."""
-        k, lanes = self.k, self.k.lanes
-        in_byte = 8 // self.bits
-        if lanes == 1:
-            found = [k.cast(self.panel.load(place + i // in_byte), "int32") for i in range(self.each)]
-            ups = [24 + self.bits * (in_byte - 1 - i % in_byte) for i in range(self.each)]
-        else:
-            stored = self.panel.load(place, BYTES * lanes)
-            words = k.let("words", tirx.reinterpret(vector_type("int32", lanes), stored))
-            found = [words] * self.each
-            ups = [WORD - self.bits - place for place in self._places()]
-        return [self._number(self._up(number, up)) for number, up in zip(found, ups, strict=True)]
-
-    def _number(self, top: Expr) -> Expr:
-        """What the highest bits of an i32 stand for, as f32."""
-        k, kind = self.k, self.kind
-        if kind.bias:
-            # Exponent and mantissa go where f32 has them, and the sign stays where it is.
-            spread = k.bits(self._down(top, 1 + kind.mantissa), "uint32")
-            mask = 1 << WORD - 1 | 0x7F << 23 - kind.mantissa
-            return rescaled(k, tirx.bitwise_and(spread, k.constant(mask, spread)), kind.bias)
-        # Down again, which spreads the sign.
-        number = self._down(top, WORD - self.bits)
-        return k.cast(number if kind.is_integer else self._of_code(number), "float32")
-
-    def _of_code(self, code: Expr) -> Expr:
-        """Twice the float of 4 bits that `code`, as i32 with its sign spread, stands for.
-
-        To the lower bits 0..7 comes what 0, 1, 2, 3, 4, 6, 8 and 12 have more: 1, 2 and 5 for the last three.
-        """
-        k = self.k
-
-        def constant(number: int) -> Expr:
-            return k.constant(number, code)
-
-        code = k.let("code", code)
-        sign = k.let("sign", tirx.shift_right(code, constant(31)))
-        size = k.let("size", tirx.bitwise_and(code, constant(7)))
-        large = tirx.shift_right(size, constant(2)) * constant(3)
-        more = k.let("more", tirx.bitwise_and(size, large))
-        both = tirx.bitwise_and(more, tirx.shift_right(more, constant(1)))
-        number = k.let("number", size + more + both + both)
-        return tirx.bitwise_xor(number, sign) - sign
-
-    def _up(self, number: Expr, bits: int) -> Expr:
-        return tirx.shift_left(number, self.k.constant(bits, number)) if bits else number
-
-    def _down(self, number: Expr, bits: int) -> Expr:
-        return tirx.shift_right(number, self.k.constant(bits, number))
-
-    def _places(self) -> list[int]:
-        """Where in a word its numbers begin, in bits."""
-        in_byte = 8 // self.bits
-        places = [8 * (i // in_byte) + self.bits * (i % in_byte) for i in range(self.each)]
-        if self.k.target.byte_order == "big":
-            places = [24 - p // 8 * 8 + p % 8 for p in places]
-        return places
 
     def _finish(self, sums: list[list[Register]]) -> None:
         k, lanes = self.k, self.k.lanes

@@ -36,7 +36,7 @@ def scratch_floats(target: Target, depth: int) -> int:
     """Floats of memory a thread needs for a row of `depth`; 0 where a row is not taken apart."""
     if products_of(target) is None:
         return 0
-    # The digits, and for each chunk, which may be of one step, its scale and the sums of its digits.
+    # The digits, and for each chunk, which may be of one step, its scale and what sums start with.
     return -(-depth * DIGITS // WORD) + -(-depth // STEP) * (1 + DIGITS)
 
 
@@ -48,13 +48,13 @@ class RowOfDigits:
         chunks = self.chunks = k.let("chunks", k.divide_up(depth, chunk))
         begin = k.let("scales_begin", k.divide_up(depth * DIGITS, WORD))
         self.scales = scratch.at(begin, "scales")
-        self.sums = scratch.reread("int32").at(begin + chunks, "digit_sums")
+        self.starts = scratch.reread("int32").at(begin + chunks, "starts")
         self.digits = scratch.reread("int8")
 
-    def split(self, row: Memory, order: list[int]) -> Expr:
+    def split(self, row: Memory, order: list[int], zero: int) -> Expr:
         """Take `row` apart; 1 where that says what it is, 0 where it holds what is no ordinary number.
 
-        `order` is that in which STEP neighbours lie in the planes.
+        `order` is that in which STEP neighbours lie in the planes; the number 0 is stored as `zero`.
         """
         k = self.k
         ordinary = k.register("ordinary", 1, 1, "int32")
@@ -67,7 +67,7 @@ class RowOfDigits:
             most = k.let("most", k.select(inside, k.bits(largest, "float32"), 1.0))
             self.scales.store(chunk, most / float(MOST))
             factor = k.spread(k.let("factor", float(MOST) / most), STEP)
-            self._digits(row, first, end, factor, order, chunk)
+            self._starts(chunk, self._digits(row, first, end, factor, order), zero)
         return ordinary.value
 
     def _largest(self, row: Memory, first: Expr, end: Expr) -> Expr:
@@ -79,9 +79,8 @@ class RowOfDigits:
             largest.set(tirx.max(largest.value, tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))))
         return k.reduce(largest.value, tirx.max)
 
-    def _digits(
-        self, row: Memory, first: Expr, end: Expr, factor: Expr, order: list[int], chunk: Expr
-    ) -> None:
+    def _digits(self, row: Memory, first: Expr, end: Expr, factor: Expr, order: list[int]) -> list[Register]:
+        """Write the digits of a chunk; their sums in parts."""
         k, integers = self.k, vector_type("int32", STEP)
         sums = [k.register(f"sum{d}", STEP, 0, "int32") for d in range(DIGITS)]
         with k.loop("step", 0, k.divide(end - first, STEP)) as step:
@@ -99,15 +98,26 @@ class RowOfDigits:
                 self.digits.store(d * self.depth + place, lain)
                 if d:
                     rest = k.let("rest", tirx.shift_right(rest - digit, k.constant(8, rest)))
-        for d, total in enumerate(sums):
-            self.sums.store(chunk * DIGITS + d, k.reduce_sum(total.value))
+        return sums
 
-    def start(self, totals: list[list[Register]], chunk: Expr, zero: int) -> None:
-        """Sums of a chunk, by digit, less what weights that begin at -`zero` are stored above it."""
-        for d, registers in enumerate(totals):
-            initial = self.k.let("initial", self.sums.load(chunk * DIGITS + d) * -zero) if zero else 0
+    def _starts(self, chunk: Expr, sums: list[Register], zero: int) -> None:
+        """What sums begin with, so that weights stored above -`zero` count as what they are: sums of the
+        first digit, of the others, and of all of them where those are summed as one number."""
+        k = self.k
+        first, second, third = (k.reduce_sum(total.value) * -zero for total in sums)
+        first = k.let("first_start", first)
+        rest = k.let("rest_start", tirx.shift_left(second, k.constant(8, second)) + third)
+        starts = first, rest, tirx.shift_left(first, k.constant(16, first)) + rest
+        for i, start in enumerate(starts):
+            self.starts.store(chunk * DIGITS + i, start)
+
+    def start(self, totals: list[list[Register]], chunk: Expr, zero: int, *, together: bool) -> None:
+        """Begin the sums of a chunk, by digit."""
+        first, rest, whole = (self.starts.load(chunk * DIGITS + i) if zero else 0 for i in range(DIGITS))
+        for registers, start in zip(totals, (0, 0, whole) if together else (first, 0, rest), strict=True):
+            start = self.k.let("start", start)
             for register in registers:
-                register.set(initial)
+                register.set(start)
 
     def words(self, place: Expr, each: int) -> list[list[Expr]]:
         """The digits of the numbers from `place` on, four to a word: [digit][word], for all lanes."""
@@ -130,9 +140,18 @@ class RowOfDigits:
         pair = (weights, digits) if self.products.unsigned else (digits, weights)
         total.set(k.intrinsic(vector_type("int32", k.lanes), self.products.intrinsic, total.value, *pair))
 
-    def value(self, totals: list[Register], chunk: Expr) -> Expr:
-        """What the sums of a chunk by digit come to, in f32."""
+    def value(self, totals: list[Register], chunk: Expr, *, together: bool) -> Expr:
+        """What the sums of a chunk by digit come to, in f32; `together`: they fit 31 bits (`fits`)."""
         k = self.k
-        lower = tirx.shift_left(totals[1].value, k.constant(8, totals[1].value)) + totals[2].value
-        both = k.cast(totals[0].value, "float32") * float(1 << 16) + k.cast(lower, "float32")
+        first, second, third = (total.value for total in totals)
+        both = tirx.shift_left(second, k.constant(8, second)) + third
+        if together:
+            both = k.cast(tirx.shift_left(first, k.constant(16, first)) + both, "float32")
+        else:
+            both = k.cast(first, "float32") * float(1 << 16) + k.cast(both, "float32")
         return k.let("both", both) * k.spread(self.scales.load(chunk), k.lanes)
+
+
+def fits(chunk: int, largest: int) -> bool:
+    """Whether products of `chunk` numbers with weights of magnitudes up to `largest`, exact, are one i32."""
+    return chunk * largest * MOST < 1 << 31

@@ -255,7 +255,7 @@ def _attention(state: Lowering, value: Value) -> None:
     if tiles:
         scratch = attention_tiles.scratch(width, value_width, kind)
     else:
-        scratch = attention_kernels.scratch(state.target, width, value_width, kind, mixed or rounds)
+        scratch = attention_kernels.scratch(state.target, width, value_width, kind, mixed, rounds)
     floats = round_up(keys, scratch.block) * scratch.per_key + scratch.constant
     strides = [s for view in views for s in view.strides[:3]]
     if mask is not None:

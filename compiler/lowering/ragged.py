@@ -57,7 +57,7 @@ def _ragged_attention(state: Lowering, value: Value) -> None:
     kind: attention.Mask = "row" if masks else "none"
     place = _result(state, value, rows)
     rounds = rounds_attention(value, state.target)
-    scratch = attention.scratch(state.target, width, value_width, kind, mixed or rounds)
+    scratch = attention.scratch(state.target, width, value_width, kind, mixed, rounds)
     floats = round_up(longest, scratch.block) * scratch.per_key + scratch.constant
     strides: list[Dim] = [s for view in (*views, place) for s in view.strides[:2]]
     mask = [state.contiguous(m) for m in masks]
@@ -67,8 +67,8 @@ def _ragged_attention(state: Lowering, value: Value) -> None:
         Real(value.attr("scale")),
         *(Number(d) for d in (count, group, longest, last.strides[0], *strides)),
     ]
-    form = (value.attr("safe"), value.attr("causal"), True, mixed, rounds)
-    kernel = attention.kernel(state.target, width, value_width, kind, *form)
+    form = (value.attr("safe"), value.attr("causal"), True, mixed)
+    kernel = attention.kernel(state.target, width, value_width, kind, *form, rounds=rounds)
     state.call(kernel, args, place.buffer, value, ends.shape[0] * count)
     state.views[value] = place
 

@@ -12,6 +12,8 @@ from isthmus.ir.rewrite import splat
 from isthmus.ir.types import DType
 from isthmus.ir.weights import Weight
 from isthmus.kernels import loops
+from isthmus.kernels.attention_bytes import multiplies_bytes
+from isthmus.kernels.attention_shape import Rounds
 from isthmus.kernels.byte_rows import MIDDLE
 from isthmus.kernels.kernel import Kernel, Parameter
 from isthmus.lowering.expressions import GENERATORS, VIEWS, NestBuilder, is_expression
@@ -352,6 +354,9 @@ def inner_unit(state: Lowering, value: Value) -> View:
 Handler: TypeAlias = Callable[[Lowering, Value], None]
 
 
-def rounds_attention(value: Value, target: Target) -> bool:
-    """Whether attention on f32 that may round does so: where an instruction multiplies bf16."""
-    return value.attr("rounds") and value.dtype is DType.F32 and target.instruction("dot_bf16") is not None
+def rounds_attention(value: Value, target: Target) -> Rounds:
+    """What attention on f32 that may round does round to: what an instruction multiplies."""
+    allowed = value.attr("rounds") if value.dtype is DType.F32 else ""
+    if allowed == "i8" and multiplies_bytes(target):
+        return "i8"
+    return "bf16" if allowed and target.instruction("dot_bf16") is not None else ""

@@ -182,6 +182,10 @@ rms_norm = Op(
 )
 
 
+# What attention in f32 may round to, if to anything.
+ROUNDS = ("", "bf16", "i8")
+
+
 def _attention_infer(
     q: TensorType,
     k: TensorType,
@@ -191,9 +195,10 @@ def _attention_infer(
     safe: bool,
     causal: bool,
     mixed: bool,
-    rounds: bool,
+    rounds: str,
 ) -> TensorType:
     check_elements("attention", (q, k, v), mask, mixed)
+    check_rounds("attention", rounds)
     if not q.rank == k.rank == v.rank == 4:
         raise TypeMismatch(f"attention takes [batch, heads, length, width], got {q}, {k}, {v}")
     fits = q.shape[3] == k.shape[3] and k.shape[2] == v.shape[2] and k.shape[:2] == v.shape[:2]
@@ -216,6 +221,14 @@ def check_elements(name: str, factors: Sequence[TensorType], mask: Sequence[Tens
         raise TypeMismatch(f"mixed {name} takes bf16 and a mask of f32, got {factors[0]} {mask}")
 
 
+def check_rounds(name: str, rounds: str) -> None:
+    """Raise `TypeMismatch` unless `rounds` is known."""
+    if rounds not in ROUNDS:
+        raise TypeMismatch(
+            f"{name} rounds to {', '.join(filter(None, ROUNDS))} or not at all, got {rounds!r}"
+        )
+
+
 def divides(part: Dim, whole: Dim) -> bool:
     """Whether `part` heads can be shared by groups of `whole` heads."""
     return part == whole or (
@@ -232,7 +245,7 @@ def _attention_reference(
     safe: bool,
     causal: bool,
     mixed: bool = False,
-    rounds: bool = False,
+    rounds: str = "",
 ) -> Array:
     group = q.shape[1] // k.shape[1] if k.shape[1] else 1
     k, v = np.repeat(k, group, 1), np.repeat(v, group, 1)
@@ -267,14 +280,16 @@ attention = Op(
     _attention_infer,
     _attention_reference,
     (3, 4),
-    {"scale": Kind.FLOAT, "safe": Kind.BOOL, "causal": Kind.BOOL, "mixed": Kind.BOOL, "rounds": Kind.BOOL},
-    {"safe": False, "causal": False, "mixed": False, "rounds": False},
+    {"scale": Kind.FLOAT, "safe": Kind.BOOL, "causal": Kind.BOOL, "mixed": Kind.BOOL, "rounds": Kind.TEXT},
+    {"safe": False, "causal": False, "mixed": False, "rounds": ""},
     doc=(
         "softmax(q k^T * scale [+ mask]) v over [batch, heads, length, width]; k and v may have fewer heads, "
         "each shared by a group. safe: a row that is masked out entirely gives zeros, not NaN. causal: query "
         "i of S sees the keys j <= i + T - S of T; values of the others need not be read. mixed: q, k, v and "
         "the result are bf16, mask, scores and sums f32, and the powers of the scores are rounded to bf16. "
-        "rounds: where bf16 is faster, q, k, v and the powers may be rounded to it (Vaswani et al. 2017)."
+        "rounds: where that is faster, q, k, v and the powers may be rounded to bf16, or, for i8, q and k to "
+        "bytes at a scale for each row, v at one for each head, powers to integers up to 127 or more "
+        "(Vaswani et al. 2017; Zhang et al. 2024, arXiv 2410.02367)."
     ),
 )
 

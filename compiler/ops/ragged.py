@@ -55,9 +55,10 @@ def _ragged_attention_infer(
     safe: bool,
     causal: bool,
     mixed: bool,
-    rounds: bool,
+    rounds: str,
 ) -> TensorType:
     nn.check_elements("ragged_attention", (q, k, v), mask, mixed)
+    nn.check_rounds("ragged_attention", rounds)
     if ends.dtype is not DType.I64 or ends.rank != 1:
         raise TypeMismatch(f"ragged_attention takes ends in i64, got {ends}")
     if not q.rank == k.rank == v.rank == 3 or len(longest) != 1:
@@ -80,7 +81,7 @@ def _ragged_attention_reference(
     safe: bool,
     causal: bool,
     mixed: bool,
-    rounds: bool,
+    rounds: str,
 ) -> Array:
     result = np.zeros((*q.shape[:2], v.shape[2]), np.float64)
     start = 0
@@ -110,9 +111,9 @@ ragged_attention = Op(
         "safe": Kind.BOOL,
         "causal": Kind.BOOL,
         "mixed": Kind.BOOL,
-        "rounds": Kind.BOOL,
+        "rounds": Kind.TEXT,
     },
-    {"safe": False, "causal": False, "mixed": False, "rounds": False},
+    {"safe": False, "causal": False, "mixed": False, "rounds": ""},
     doc=(
         "attention within each sequence, over [heads, rows, width]: sequence i are the rows ends[i-1] .. "
         "ends[i]-1, at most `longest`. The mask has one number for each row, added to its scores as a key. "

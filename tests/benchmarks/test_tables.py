@@ -117,6 +117,11 @@ def test_the_worst_step() -> None:
     assert over == pytest.approx(1.5, rel=0.1)
 
 
+def test_a_pass_later_keeps_what_was_less() -> None:
+    before = {"sizes": [1, 2], "ms": [5.0, 9.0]}
+    assert scaling.least_of([6e-3, 8e-3, 7e-3], before, [1, 2, 3]) == [5e-3, 8e-3, 7e-3]
+
+
 @pytest.mark.slow
 def test_a_small_model_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = {"layers": 1, "hidden": 64, "heads": 2, "inner": 96, "vocabulary": 5000, "positions": 64}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import ml_dtypes
 import numpy as np
 import pytest
+from attention_request import BF16, GUARD, SIZES, AttentionRequest
 from runners import native
 from strict_c import CHECKED_C
 
@@ -19,12 +19,9 @@ from isthmus.kernels.arithmetic import bf16_of
 from isthmus.kernels.attention_shape import Mask, Scratch
 from isthmus.kernels.kernel import Kernel
 from isthmus.machine import Machine
-from isthmus.ops.nn import attention
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-BF16 = np.dtype(ml_dtypes.bfloat16)
-GUARD = 777
 # One chip for each way of multiplying bf16: tiles, an instruction, and f32 in vectors of 8, 4 and 1.
 CHIPS = tuple(
     {(t.vector, t.instructions, t.tiles): t for t in x86_64.TARGETS if t.os == Machine.here().os}.values()
@@ -194,86 +191,6 @@ def room(chip: Target, widths: tuple[int, int], kind: Mask) -> Scratch:
     return attention_kernels.scratch(chip, *widths, kind, mixed=True)
 
 
-class Attention:
-    """One request: strided q, k and v, scratch with a guard behind it, and the meaning."""
-
-    def __init__(
-        self,
-        widths: tuple[int, int],
-        kind: Mask,
-        sizes: tuple[int, int, int, int, int],
-        safe: bool,
-        causal: bool,
-    ) -> None:
-        (width, value_width), (batch, heads, group, queries, keys) = widths, sizes
-        random = np.random.default_rng(queries)
-        shared = heads // group
-        self.q = random.standard_normal((batch, queries, heads, width)).astype(BF16)
-        self.k = random.standard_normal((batch, keys, shared, width)).astype(BF16)
-        self.v = random.standard_normal((batch, keys, shared, value_width)).astype(BF16)
-        self.widths, self.kind, self.sizes, self.safe, self.causal = widths, kind, sizes, safe, causal
-        self.mask: np.ndarray | None = None
-        if kind == "row":
-            self.mask = np.where(random.random((batch, 1, 1, keys)) < 0.3, -3.4e38, 0).astype(np.float32)
-        if kind == "full":
-            self.mask = random.standard_normal((batch, heads, queries, keys)).astype(np.float32)
-        self.scale = 1 / math.sqrt(width)
-
-    def run(self, call: Call, chip: Target, stored: type[np.generic] = np.uint16, cut: int = 0) -> np.ndarray:
-        """The result, in two calls where it is to be `cut`."""
-        (_, value_width), (batch, heads, group, queries, keys) = self.widths, self.sizes
-        out = np.full((batch, queries, heads, value_width), GUARD, stored)
-        scratch = room(chip, self.widths, self.kind)
-        floats = -(-keys // scratch.block) * scratch.block * scratch.per_key + scratch.constant
-        memory = np.full(floats + 64, np.nan, np.float32)
-        memory[floats:] = GUARD
-        strides = [s // a.itemsize for a in (self.q, self.k, self.v) for s in np.array(a.strides)[[0, 2, 1]]]
-        masks = [] if self.mask is None else [self.mask]
-        if self.mask is not None:
-            strides += [s // 4 for s in self.mask.strides[: 3 if self.kind == "full" else 2]]
-            if self.kind == "row":
-                strides[-1] = 0
-        strides += [queries * heads * value_width, value_width, heads * value_width]
-        inputs = [
-            a.view(stored) if stored is np.uint16 else a.astype(stored) for a in (self.q, self.k, self.v)
-        ]
-        sizes = (heads, group, queries, keys)
-        for begin, end in ((0, cut), (cut, batch * heads)):
-            call(*inputs, *masks, out, memory, self.scale, *sizes, *map(int, strides), begin, end)
-        assert (memory[floats:] == GUARD).all(), "wrote beyond the scratch memory"
-        return out.view(BF16).astype(np.float32) if stored is np.uint16 else out
-
-    def expected(self) -> np.ndarray:
-        args = [a.transpose(0, 2, 1, 3) for a in (self.q, self.k, self.v)]
-        with np.errstate(all="ignore"):
-            found = attention.reference(
-                *args,
-                *([] if self.mask is None else [self.mask]),
-                scale=self.scale,
-                safe=self.safe,
-                causal=self.causal,
-                mixed=True,
-            )
-        rounded: np.ndarray = found.astype(BF16).astype(np.float32).transpose(0, 2, 1, 3)
-        return rounded
-
-
-SIZES = (
-    (1, 2, 1, 1, 1),
-    (2, 2, 2, 7, 7),
-    (1, 2, 1, 16, 16),
-    (1, 4, 2, 17, 33),
-    (2, 1, 1, 33, 65),
-    (1, 1, 1, 20, 1100),
-    (1, 1, 1, 40, 12),
-    # A few queries: keys and values are read as they lie.
-    (2, 4, 2, 1, 35),
-    (1, 2, 1, 2, 1100),
-    (1, 4, 4, 3, 64),
-    (1, 1, 1, 3, 2),
-)
-
-
 def cases() -> Iterator[tuple[tuple[int, int], Mask, bool, bool]]:
     kinds: tuple[Mask, ...] = ("none", "row", "full")
     for kind in kinds:
@@ -301,11 +218,11 @@ def test_attention(
     if stored is np.float32:
         if narrow.multiplies_in_tiles("bf16"):
             pytest.skip("tiles take bf16 from memory only")
-        kernel = attention_kernels.kernel(narrow, *widths, kind, safe, causal, rounds=True)
+        kernel = attention_kernels.kernel(narrow, *widths, kind, safe, causal, rounds="bf16")
     call = build(kernel, narrow)
     for sizes in SIZES:
-        request = Attention(widths, kind, sizes, safe, causal)
-        got, want = request.run(call, narrow, stored), request.expected()
+        request = AttentionRequest(widths, kind, sizes, safe, causal)
+        got, want = request.run(call, room(narrow, widths, kind), stored), request.expected()
         assert np.array_equal(np.isnan(got), np.isnan(want))
         # A unit of bf16 for the result; powers may be rounded the other way, or relative to another highest.
         np.testing.assert_allclose(got, want, rtol=2.0**-7, atol=2.0**-6)
@@ -316,10 +233,12 @@ def test_a_row_that_is_masked_out_is_uniform_or_nan(
     queries: int, narrow: Target, build: Callable[[Kernel, Target], Call]
 ) -> None:
     for safe, hidden in ((False, -3.4e38), (False, -np.inf), (True, -np.inf)):
-        request = Attention((32, 32), "row", (1, 1, 1, queries, 9), safe, False)
+        request = AttentionRequest((32, 32), "row", (1, 1, 1, queries, 9), safe, False)
         assert request.mask is not None
         request.mask[...] = hidden
-        got = request.run(build(attends(narrow, (32, 32), "row", safe), narrow), narrow)
+        got = request.run(
+            build(attends(narrow, (32, 32), "row", safe), narrow), room(narrow, (32, 32), "row")
+        )
         np.testing.assert_allclose(got, request.expected(), atol=2.0**-8)
 
 
@@ -329,10 +248,11 @@ def test_ranges_of_heads_give_the_same_bits(
 ) -> None:
     """Threads share heads out, a group of them keys and values: where a range ends must change nothing."""
     call = build(attends(narrow, (48, 48), "row", False, True), narrow)
-    request = Attention((48, 48), "row", (3, 4, 2, queries, 70), False, True)
-    whole = request.run(call, narrow)
+    request = AttentionRequest((48, 48), "row", (3, 4, 2, queries, 70), False, True)
+    scratch = room(narrow, (48, 48), "row")
+    whole = request.run(call, scratch)
     for cut in (1, 2, 7):
-        np.testing.assert_array_equal(request.run(call, narrow, cut=cut), whole)
+        np.testing.assert_array_equal(request.run(call, scratch, cut=cut), whole)
 
 
 def test_memory_behind_a_row_is_not_looked_at(
@@ -340,12 +260,13 @@ def test_memory_behind_a_row_is_not_looked_at(
 ) -> None:
     """Rows lie apart, with NaN between them and behind the last."""
     call = build(attends(narrow, (20, 20), "row", False, True), narrow)
+    scratch = room(narrow, (20, 20), "row")
     for queries in (1, 2, 9):
-        request = Attention((20, 20), "row", (1, 2, 1, queries, 37), False, True)
-        want = request.run(call, narrow)
+        request = AttentionRequest((20, 20), "row", (1, 2, 1, queries, 37), False, True)
+        want = request.run(call, scratch)
         for name in "qkv":
             rows = getattr(request, name)
             apart = np.full((*rows.shape[:3], 27), np.nan, BF16)
             apart[..., :20] = rows
             setattr(request, name, apart[..., :20])
-        np.testing.assert_array_equal(request.run(call, narrow), want)
+        np.testing.assert_array_equal(request.run(call, scratch), want)

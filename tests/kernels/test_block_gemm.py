@@ -78,6 +78,39 @@ def test_one_number_of_the_row(bits: int, value: float, target: Target, compiled
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-44)
 
 
+@pytest.mark.parametrize("kind", ["e2m1", "e4m3", "e5m2"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e33, -1e17, -1e14, 1e-30, 1e-42, 0.0])
+def test_one_number_of_the_row_by_floats(kind: str, value: float, target: Target, compiled: Compiled) -> None:
+    """The same where weights are floats, the least and the largest of their kind among them."""
+    call, width = compiled(block_gemm.kernel(target, kind)), gemm.panel_width(target)
+    rng, depth, columns = np.random.default_rng(5), 128, 50
+    dtype = {"e2m1": DType.I8, "e4m3": DType.F8E4M3, "e5m2": DType.F8E5M2}[kind]
+    if kind == "e2m1":
+        q = from_codes(rng.integers(1, 8, (depth, columns)).astype(np.int8))
+    else:
+        q = rng.uniform(0.5, 2, (depth, columns)).astype(dtype.numpy)
+        q[:, 3], q[:, 4] = 1, np.nextafter(np.zeros(1, dtype.numpy), np.ones(1, dtype.numpy))
+    encoding = SmallFloats(width) if kind == "e2m1" else Interleaved(width, 4)
+    scale = rng.uniform(0.01, 0.1, (4, columns)).astype(np.float32)
+    operands = (
+        encoding.encode(q),
+        Panels(width).encode(scale),
+        np.zeros(-(-columns // width) * width, np.float32),
+    )
+    among, alone = rng.uniform(1, 2, (1, depth)).astype(np.float32), np.zeros((1, depth), np.float32)
+    for x in (among, alone):
+        x[0, 70] = value
+        y = np.zeros((1, columns), np.float32)
+        sizes = depth, columns, 5, depth, columns
+        call(x, *operands, y, *scratch(target, depth), *sizes, 0, 1, 0, -(-columns // width))
+        with np.errstate(over="ignore", invalid="ignore"):
+            bits, floats = (4, True) if kind == "e2m1" else (8, False)
+            wanted = block_linear.reference(
+                x, q, scale, np.zeros(columns, np.float32), bits=bits, floats=floats
+            )
+        np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-43)
+
+
 @pytest.mark.parametrize("columns", [1, 48, 70])
 @pytest.mark.parametrize("kind", ["e2m1", "e4m3", "e5m2"])
 @pytest.mark.parametrize("scales", block_gemm.SCALES)

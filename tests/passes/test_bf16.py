@@ -95,7 +95,7 @@ def test_a_cache_in_f32_is_attended_to_as_it_is(target: Target) -> None:
     instruction = replace(target, tiles=None)
     made = WidenAttention()(step(kept=True), instruction, lambda _: None)
     text = show(made)
-    assert "rounds=true" in text and "mixed=true" not in text
+    assert 'rounds="bf16"' in text and "mixed=true" not in text
     assert text.count("cast(") == 2, "the result to bf16, as mixed attention gives it, and back"
     random = np.random.default_rng(3)
     shapes = {"q": (1, 2, 3, 8), "new": (1, 3, 2, 8), "past": (1, 2, 5, 8), "values": (1, 8, 2, 8)}

@@ -14,12 +14,13 @@ from isthmus.ops.integer import integer_linear
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-# One for each instruction that multiplies bytes, one that runs here if there is any.
+MACHINE = Machine.here()
+# One for each instruction that multiplies bytes and its vectors: the most capable that runs here.
 CHIPS = tuple(
     {
-        t.byte_products: t
-        for t in sorted(x86_64.TARGETS, key=lambda t: not t.missing_on(Machine.here()))
-        if t.os == Machine.here().os
+        (target.byte_products, target.vector): target
+        for target in sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
+        if target.os == MACHINE.os
     }.values()
 )
 GUARD = np.float32(12345.0)

@@ -46,7 +46,7 @@ def _change(graph: Graph, target: Target) -> Callable[[Value, Value], Value | No
             return None
         kept = not target.multiplies_in_tiles("bf16") and all(_is_kept(a, counts) for a in node.args[1:3])
         if kept:
-            return _in_f32(new, [*map(_unrounded, new.args[:3]), *new.args[3:]], rounds=True)
+            return _in_f32(new, [*map(_unrounded, new.args[:3]), *new.args[3:]], rounds="bf16")
         if _has_kernel(node, target):
             return None
         return _in_f32(new, [_wide(a) if a.dtype is DType.BF16 else a for a in new.args])
@@ -61,8 +61,8 @@ def _has_kernel(node: Value, target: Target) -> bool:
     return target.multiplies_bf16
 
 
-def _in_f32(node: Value, args: Sequence[Value], **changed: bool) -> Value:
-    attrs = {**dict(node.attrs), "mixed": False, **changed}
+def _in_f32(node: Value, args: Sequence[Value], rounds: str = "") -> Value:
+    attrs = {**dict(node.attrs), "mixed": False, "rounds": rounds}
     return cast(node.op(*args, loc=node.loc, **attrs), dtype=DType.BF16, loc=node.loc)
 
 

@@ -46,7 +46,7 @@ _EXAMPLES: dict[str, dict[str, object]] = {
         "safe": False,
         "causal": True,
         "mixed": False,
-        "rounds": False,
+        "rounds": "",
     },
 }
 

@@ -13,7 +13,7 @@ from isthmus.passes.quantize.bf16 import FLOATS
 Bits: TypeAlias = Literal[8, 4]
 Activations: TypeAlias = Literal["float", "dynamic", "static"]
 Method: TypeAlias = Literal["round", "gptq", "awq"]
-Attention: TypeAlias = Literal["bf16", "f32"]
+Attention: TypeAlias = Literal["int8", "bf16", "f32"]
 Format: TypeAlias = Literal["integer", "fp8-e4m3", "fp8-e5m2", "mxfp8", "mxfp4", "nvfp4"]
 Observer: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
@@ -80,8 +80,9 @@ class Quantization:
     rounding; AWQ is for float rows. `smooth` moves outliers of the rows into the matrix: by default, static
     rows have theirs found and moved; a number is the strength of SmoothQuant for all rows in integers, 0
     leaves them. Where nothing is moved, `observer` chooses the range of static rows. `correct_bias` takes the
-    mean error of a product out of its bias. All but rounding needs data. Where rows are integers, `attention`
-    may be rounded to bf16 on chips that multiply bf16 (not in tiles yet), unless that is "f32".
+    mean error of a product out of its bias. All but rounding needs data. Where rows are integers, attention
+    multiplies bytes as well on chips with an instruction for words of four, else rounds to bf16 where there
+    is one for pairs (not in tiles yet); `attention` may allow only "bf16", or "f32", which rounds nothing.
     """
 
     scheme: Scheme | str = "int8"
@@ -91,7 +92,7 @@ class Quantization:
     smooth: float | None = None
     correct_bias: bool = False
     protect: bool = True
-    attention: Attention = "bf16"
+    attention: Attention = "int8"
 
     def __post_init__(self) -> None:
         problems = [
@@ -140,7 +141,7 @@ class Quantization:
         parts += [f"smooth:{self.smooth:g}"] if self.smooth is not None else []
         parts += ["correct-bias"] if self.correct_bias else []
         parts += [] if self.protect else ["unprotected"]
-        parts += [] if self.attention == "bf16" else ["attention:f32"]
+        parts += [] if self.attention == "int8" else [f"attention:{self.attention}"]
         return " ".join(parts)
 
 

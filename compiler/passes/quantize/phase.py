@@ -63,8 +63,8 @@ class Quantize:
                 watch(Event(self.name, node, made=new))
             elif layer is not None:
                 watch(Event(self.name, node, self.recipe.kept.get(layer.name, "it is not in the recipe")))
-            elif node.op is attention and self.recipe.rounds_attention and not node.attr("mixed"):
-                new = attention(*args, loc=node.loc, **{**dict(node.attrs), "rounds": True})
+            elif node.op is attention and self.recipe.rounds and not node.attr("mixed"):
+                new = attention(*args, loc=node.loc, **{**dict(node.attrs), "rounds": self.recipe.rounds})
             done[node] = new
         return graph.with_outputs(tuple(done.get(v, v) for _, v in graph.outputs))
 

@@ -44,13 +44,13 @@ class Recipe:
     text: str
     layers: Mapping[str, LayerRecipe]
     kept: Mapping[str, str]
-    attention: Attention = "bf16"
+    attention: Attention = "int8"
 
     @property
-    def rounds_attention(self) -> bool:
-        """Whether attention may be rounded to bf16: where rows are rounded to integers before it anyway."""
+    def rounds(self) -> str:
+        """What attention may round to: something only where rows are rounded to integers before it anyway."""
         rows = any(layer.scheme.activations != "float" for layer in self.layers.values())
-        return rows and self.attention == "bf16"
+        return ROUNDS[self.attention] if rows else ""
 
     def __str__(self) -> str:
         return self.text
@@ -63,6 +63,8 @@ class Recipe:
 
 
 ASKED = "asked to"
+# What attention of this precision rounds to, by its attribute.
+ROUNDS: Mapping[Attention, str] = {"int8": "i8", "bf16": "bf16", "f32": ""}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from isthmus.tools.conformance.kernels import without_most
 
 # Products of bf16 are exact in f32; what is left is the order of a sum of hundreds of them.
 SUM = 2e-5
+# A quantum of bytes in queries, keys, values and powers, a unit of bf16: in a hundred there are several.
+ROUNDED = 3e-2
 # Rows (of SIZES: 1, 3, 5 and 15 of them), K and N: whole blocks of steps and rests of every kind, and a K of
 # more than one chunk on every chip with 256 KiB of second-level cache.
 _DEPTHS = (("1", 128, 24), ("m", 131, 25), ("n", 263, 12), ("m,n", 390, 7), ("m", 11000, 5))
@@ -111,6 +113,17 @@ def _attention() -> Iterator[Case]:
     q = maker.floats("bf16[b,4,1,20]")
     k, v = maker.floats("bf16[b,2,m,20]"), maker.floats("bf16[b,2,m,12]")
     yield maker.case(nn.attention(q, k, v, scale=0.25, mixed=True))
+    yield from _rounded_attention()
+
+
+def _rounded_attention() -> Iterator[Case]:
+    """On f32 that may be rounded: to bytes, or to bf16, where an instruction multiplies them."""
+    for rounds, group in (("i8", "bytes"), ("bf16", "bf16")):
+        for mask, width, value_width in ((None, 16, 16), ("f32[b,1,1,m]", 20, 12), ("f32[b,1,n,m]", 5, 3)):
+            maker = Maker(group, f"attention to {rounds} width {width}/{value_width} mask {mask or 'none'}")
+            q, k = maker.floats(f"f32[b,4,n,{width}]"), maker.floats(f"f32[b,2,m,{width}]")
+            v, masks = maker.floats(f"f32[b,2,m,{value_width}]"), [maker.floats(mask, -4, 0)] if mask else []
+            yield maker.case(nn.attention(q, k, v, *masks, scale=width**-0.5, rounds=rounds), ROUNDED)
 
 
 def _norms() -> Iterator[Case]:
