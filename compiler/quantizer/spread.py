@@ -1,9 +1,9 @@
 """One share of zeros for a whole model, spread over its layers by sensitivity.
 
 Every layer is pruned to each of some shares, and the noise that this makes in its products is found from the
-second moments of what flows into it: of x w' - x w, over that of x w, without bias and residual. For a noise
-t each layer takes the share that makes t, between those shares as if the noise's root were a line; t is the
-one for which all layers together lose the share that was asked for.
+second moments of what flows into it: of x w' - x w, over that of x w, without bias and residual. Between
+those shares its root is taken for a line. The layers' shares are those with the least noise in all: one
+number more costs as much everywhere, a price that is found by halving.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from isthmus.tools.data import Request
 
 # Noise is known at these shares of zeros; no layer loses more than the last, or what was asked for.
 SHARES = (0.3, 0.5, 0.7, 0.85, 0.95)
-# Halvings of an interval of noise: more than floats tell apart.
+# Halvings of an interval of prices: more than floats tell apart. Steps of a share from 0 to the largest.
 HALVINGS = 100
+STEPS = 200
 
 # Shares of one layer, rising, and the noise over signal that each makes.
 Curve = tuple[Sequence[float], Sequence[float]]
@@ -33,7 +34,7 @@ Curve = tuple[Sequence[float], Sequence[float]]
 
 def spread_pass(fused: Program, asked: Sparsity, requests: Sequence[Request], options: Options) -> Prune:
     """The pass that prunes `fused`, a program after the phase `fuse`: of all matrices together the share that
-    is asked for, of each as much as makes the same noise on `requests`. Raises as `prune_pass`."""
+    is asked for, of each as much as makes the least noise in all on `requests`. Raises as `prune_pass`."""
     seen = observed(fused, asked, requests, options)
     exact = {layer.name: weight_of(layer.matrix) for layer in layers_of(fused.main)}
     shares = sorted({*SHARES, asked.ratio} - {0.0})
@@ -60,20 +61,33 @@ def noise_of(exact: Array, pruned: Array, gram: Array) -> float:
 
 
 def shares_of(curves: Mapping[str, Curve], sizes: Mapping[str, int], total: float) -> dict[str, float]:
-    """The share of each layer, with which all make the same noise, and together lose `total` of their
-    numbers."""
+    """The share of each layer: together they lose `total` of their numbers, and make the least noise."""
     whole = sum(sizes.values())
-    low, high = 0.0, max((max(levels) for _, levels in curves.values()), default=0.0)
+    lines = {name: _line(curve) for name, curve in curves.items()}
+
+    def at(price: float) -> dict[str, float]:
+        return {
+            name: float(shares[np.argmin(noise - price * sizes[name] / whole * shares)])
+            for name, (shares, noise) in lines.items()
+        }
+
+    def lost(found: Mapping[str, float]) -> float:
+        return sum(sizes[name] * share for name, share in found.items()) / (whole or 1)
+
+    low, high = 0.0, 1.0
+    while lost(at(high)) < min(total, lost({name: shares[-1] for name, (shares, _) in lines.items()})):
+        high *= 2
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        lost = sum(sizes[name] * share_at(curve, middle) for name, curve in curves.items())
-        low, high = (middle, high) if lost < total * whole else (low, middle)
-    return {name: share_at(curve, high) for name, curve in curves.items()}
+        low, high = (middle, high) if lost(at(middle)) < total else (low, middle)
+    # Where a price makes a layer jump, all go part of the way.
+    less, more = at(low), at(high)
+    part = (total - lost(less)) / (lost(more) - lost(less)) if lost(more) > lost(less) else 1.0
+    return {name: less[name] + min(part, 1.0) * (more[name] - less[name]) for name in lines}
 
 
-def share_at(curve: Curve, noise: float) -> float:
-    """The share of a layer that makes so much noise; the largest measured, where even that makes less."""
+def _line(curve: Curve) -> tuple[Array, Array]:
+    """Shares in small steps, and the noise at each."""
     shares, levels = curve
-    # Noise that falls where more is lost is none that can be had: the larger share costs the less.
-    rising = np.minimum.accumulate(np.asarray(levels, np.float64)[::-1])[::-1]
-    return float(np.interp(np.sqrt(noise), [0.0, *np.sqrt(rising)], [0.0, *shares]))
+    fine = np.linspace(0, shares[-1], STEPS + 1)
+    return fine, np.interp(fine, [0.0, *shares], [0.0, *np.sqrt(levels)]) ** 2

@@ -18,7 +18,7 @@ from isthmus.ops.nn import layer_norm, linear
 from isthmus.passes.quantize.layers import products
 from isthmus.quantizer.plan import Asked, asked, split, with_precision
 from isthmus.quantizer.search import Budget, answer
-from isthmus.quantizer.spread import noise_of, share_at, shares_of
+from isthmus.quantizer.spread import noise_of, shares_of
 from isthmus.tools.data import Request
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -134,20 +134,29 @@ def test_a_share_is_spread_where_it_disturbs_least(form: str, share: float, meth
     assert (found["easy"] + found["hard"]) / 2 == pytest.approx(share, abs=0.01)
 
 
-def test_shares_make_one_noise_and_the_total() -> None:
-    easy, hard = ((0.2, 0.5, 0.8), (0.0, 0.1, 0.4)), ((0.2, 0.5, 0.8), (0.1, 0.5, 0.9))
-    found = shares_of({"easy": easy, "hard": hard}, {"easy": 100, "hard": 300}, 0.4)
-    assert 0.25 * found["easy"] + 0.75 * found["hard"] == pytest.approx(0.4)
-    a, b = (
-        np.interp(found[name], (0, *shares), (0, *np.sqrt(noise)))
-        for name, (shares, noise) in (("easy", easy), ("hard", hard))
-    )
-    assert a == pytest.approx(b)
-    # What would be more than the measured shares is the largest of them.
-    most = shares_of({"easy": easy, "hard": hard}, {"easy": 1, "hard": 1}, 0.8)
-    assert most == pytest.approx({"easy": 0.8, "hard": 0.8})
-    # A layer that loses nothing by a larger share loses nothing by a smaller one either.
-    assert share_at(((0.2, 0.5), (0.3, 0.1)), 0.1) == 0.5
+def test_shares_make_the_least_noise_and_the_total() -> None:
+    levels = (0.2, 0.5, 0.8)
+    curves = {"easy": (levels, (0.0, 0.1, 0.4)), "hard": (levels, (0.1, 0.5, 0.9))}
+    sizes = {"easy": 100, "hard": 300}
+
+    def noise(shares: dict[str, float]) -> float:
+        return sum(
+            float(np.interp(shares[name], (0, *x), (0, *np.sqrt(y)))) ** 2 for name, (x, y) in curves.items()
+        )
+
+    for total in (0.1, 0.4, 0.7):
+        found = shares_of(curves, sizes, total)
+        assert 0.25 * found["easy"] + 0.75 * found["hard"] == pytest.approx(total)
+        least = min(
+            noise({"easy": easy, "hard": (total - 0.25 * easy) / 0.75})
+            for easy in np.linspace(0, 0.8, 81)
+            if 0 <= (total - 0.25 * easy) / 0.75 <= 0.8
+        )
+        assert noise(found) <= least + 0.01
+    # What would be more than the largest share that is known is that one.
+    assert shares_of(curves, sizes, 0.8) == pytest.approx({"easy": 0.8, "hard": 0.8})
+    assert shares_of(curves, sizes, 0.9) == pytest.approx({"easy": 0.8, "hard": 0.8})
+    assert shares_of(curves, sizes, 0.0) == {"easy": 0.0, "hard": 0.0}
     assert shares_of({}, {}, 0.5) == {}
 
 
