@@ -191,12 +191,18 @@ class ByteProducts:
     rows of eight and w two columns of eight: sums are those of both columns in the first row, then in the
     second; `quads` is then the instruction for words of four, if there is one. With 2 it is `sums(x, w)`: two
     products of neighbouring numbers of 16 bits, to which bytes are widened; such rows are unsigned.
+    `narrower` are the same for registers with fewer sums, each with their number.
     """
 
     intrinsic: str
     neighbours: int
     unsigned: bool
     quads: str = ""
+    narrower: tuple[tuple[int, str], ...] = ()
+
+    def of_lanes(self, lanes: int) -> str:
+        """The intrinsic for registers of so many sums."""
+        return dict(self.narrower).get(lanes, self.intrinsic)
 
     @property
     def of_words(self) -> ByteProducts | None:
@@ -268,6 +274,8 @@ class Target:
         widen_f16(<16 x i16>) -> <16 x float>: from f16
         expand_bytes(<32 x i8>, i64 mask) -> <64 x i8>: the bytes one after the other where the mask has ones,
         from its lowest bit on, and 0 elsewhere
+        expand_words(<16 x i32>, i16 mask) -> <16 x i32>: the same with words, and
+        choose_words(<16 x float> a, <16 x float> b, i16 mask): a where the mask has ones, b elsewhere
         lookup_bytes(i64 low, i64 high, <64 x i8> codes) -> <64 x i8>: for codes 0 to 15 those of the 16 bytes
 
     (for the lanes of the chip at hand). `tiles`, if it has matrix registers.
@@ -312,6 +320,10 @@ class Target:
         products = self.byte_products
         words = products is not None and products.neighbours == BYTES_IN_WORD and products.unsigned
         return words and self.instruction("expand_bytes") is not None
+
+    def reads_masks(self, outputs: int, words: int) -> bool:
+        """Whether few rows are multiplied by masks, where sparse blocks are so many outputs by words."""
+        return outputs == words == 1 and self.instruction("expand_words") is not None
 
     def narrow_width(self, element: str) -> int:
         """Columns of a panel of weights with elements narrower than f32."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from isthmus.target import ByteProducts, Tiles, lookup_bytes
+from isthmus.targets._x86_expand import EXPAND_BYTES, EXPAND_WORDS
 
 # Tile data has to be asked for, once in a process: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
 ASK_FOR_TILES = """\
@@ -52,37 +53,14 @@ declare <32 x bfloat> @llvm.x86.avx512bf16.cvtne2ps2bf16.512(<16 x float>, <16 x
 )
 
 
-# The bytes of a half of a register put where a mask has ones, zeros elsewhere.
-EXPAND_BYTES = (
-    (
-        "expand_bytes",
-        """\
-define linkonce_odr <64 x i8> @isthmus_expand_bytes(<32 x i8> %a, i64 %mask) alwaysinline {
-  %w = shufflevector <32 x i8> %a, <32 x i8> poison, <64 x i32> <
-    i32 0, i32 1, i32 2, i32 3, i32 4, i32 5, i32 6, i32 7, i32 8, i32 9, i32 10, i32 11, i32 12, i32 13,
-    i32 14, i32 15, i32 16, i32 17, i32 18, i32 19, i32 20, i32 21, i32 22, i32 23, i32 24, i32 25, i32 26,
-    i32 27, i32 28, i32 29, i32 30, i32 31, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison,
-    i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison,
-    i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison,
-    i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison, i32 poison,
-    i32 poison, i32 poison, i32 poison>
-  %m = bitcast i64 %mask to <64 x i1>
-  %r = call <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(
-    <64 x i8> %w, <64 x i8> zeroinitializer, <64 x i1> %m)
-  ret <64 x i8> %r
-}
-declare <64 x i8> @llvm.x86.avx512.mask.expand.v64i8(<64 x i8>, <64 x i8>, <64 x i1>)
-""",
-    ),
-)
-
-
 def instructions(flags: tuple[str, ...], lanes: int) -> tuple[tuple[str, str], ...]:
     """What a processor with these flags has for halves and bytes, for vectors of so many floats."""
     widening = _widen_f16(lanes) if "f16c" in flags else ()
     bf16 = BF16_INSTRUCTIONS if "avx512_bf16" in flags else ()
+    words = EXPAND_WORDS if "avx512f" in flags else ()
+    expanding = (*words, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()))
     looking = lookup_bytes(f"llvm.x86.{_LOOKUPS[4 * lanes]}", 4 * lanes) if "ssse3" in flags else ()
-    return (*widening, *bf16, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()), *looking)
+    return (*widening, *bf16, *expanding, *looking)
 
 
 def _widen_f16(lanes: int) -> tuple[tuple[str, str], ...]:
@@ -100,11 +78,21 @@ _LOOKUPS = {16: "ssse3.pshuf.b.128", 32: "avx2.pshuf.b", 64: "avx512.pshuf.b.512
 # What multiplies bytes, best first. Before VNNI they are widened, because vpmaddubsw saturates.
 _PAIRS = (("avx512bw", "avx512.pmaddw.d.512", 2), ("avx2", "avx2.pmadd.wd", 2), ("sse2", "sse2.pmadd.wd", 2))
 _BYTES = (("avx512_vnni", "avx512.vpdpbusd.512", 4), *_PAIRS)
+_PAIRS_OF_FOUR = (4, "llvm.x86.sse2.pmadd.wd")
+_NARROWER = {
+    "avx512.vpdpbusd.512": ((8, "llvm.x86.avx512.vpdpbusd.256"), (4, "llvm.x86.avx512.vpdpbusd.128")),
+    "avx512.pmaddw.d.512": ((8, "llvm.x86.avx2.pmadd.wd"), _PAIRS_OF_FOUR),
+    "avx2.pmadd.wd": (_PAIRS_OF_FOUR,),
+}
 
 
 def byte_products(flags: tuple[str, ...]) -> ByteProducts:
     """The best of these."""
-    return next(ByteProducts(f"llvm.x86.{i}", n, True) for flag, i, n in _BYTES if flag in flags)
+    return next(
+        ByteProducts(f"llvm.x86.{i}", n, True, narrower=_NARROWER.get(i, ()))
+        for flag, i, n in _BYTES
+        if flag in flags
+    )
 
 
 def tiles(guard: str) -> Tiles:

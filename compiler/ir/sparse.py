@@ -18,6 +18,8 @@ MOST_PLACES = 0xFFFF
 WORD = 4
 # Words of zeros behind the last value: vectors of values may be read from wherever one begins.
 SPARE = 16
+# Places of a mask, and lists whose masks lie together.
+MASK, TOGETHER = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +38,24 @@ class Blocks:
     Of elements narrower than a word, as many neighbouring inputs as fill one lie together, and `inputs` is
     whole words of them: 1 x 4 bytes are the word that is multiplied at once. The words of lists and places
     are then little-endian, whatever the chip: what swaps the bytes of elements does not see them.
+
+    `masked`: behind where lists begin, there are masks that say the same as the places. A list has one for
+    every `MASK` places of its window, with a bit for each block, the first in the lowest. Those of `TOGETHER`
+    lists lie together: [window][lists / TOGETHER][places / MASK][TOGETHER], two in a word like places; of
+    lists and places that are lacking to whole ones they are zero.
     """
 
     outputs: int
     inputs: int
     window: int
     pairs: int
+    masked: bool = False
 
     def __str__(self) -> str:
+        tail = ",masks)" if self.masked else ")"
         if self.outputs == self.inputs == 1:
-            return f"csr({self.window},{self.pairs})"
-        return f"block({self.outputs}x{self.inputs},{self.window},{self.pairs})"
+            return f"csr({self.window},{self.pairs}{tail}"
+        return f"block({self.outputs}x{self.inputs},{self.window},{self.pairs}{tail}"
 
     def value_words(self, group: int = 1) -> int:
         """Words of the values of all blocks, of elements of which `group` fill a word."""
@@ -56,11 +65,20 @@ class Blocks:
         """How many lists there are."""
         return -(-depth // self.window) * -(-columns // self.outputs)
 
+    def runs(self) -> int:
+        """How many masks a list has."""
+        return -(-self.window // (self.inputs * MASK))
+
+    def mask_words(self, depth: int, columns: int) -> int:
+        """Words of all masks."""
+        together = -(-columns // (self.outputs * TOGETHER))
+        return -(-depth // self.window) * together * self.runs() * TOGETHER // 2 if self.masked else 0
+
     def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
         if not self._holds(dtype.bytes):
             raise ValueError(f"{self} stores elements of 32 bits, or words of narrower ones, not {dtype}")
-        words = self.lists(*shape) + 1 + self.pairs + self.value_words(WORD // dtype.bytes)
-        return WORD * (words + SPARE)
+        words = self.lists(*shape) + 1 + self.mask_words(*shape)
+        return WORD * (words + self.pairs + self.value_words(WORD // dtype.bytes) + SPARE)
 
     def _holds(self, itemsize: int) -> bool:
         """Whether blocks of elements of so many bytes are whole words."""
@@ -86,9 +104,18 @@ class Blocks:
             tiles[which, place].reshape(len(which), self.inputs // group, group, self.outputs).swapaxes(2, 3)
         )
         values[slots] = together.reshape(len(which), self.outputs * self.inputs)
-        both = numbers[0::2] | numbers[1::2] << np.uint32(16)
-        words = [first.astype(order), both.astype(order), values.reshape(-1).view(order)]
+        heads = [first, *([self._masks(plain.shape, which, place)] if self.masked else []), _halves(numbers)]
+        words = [*(head.astype(order) for head in heads), values.reshape(-1).view(order)]
         return np.concatenate([*words, np.zeros(SPARE, order)]).view(plain.dtype)
+
+    def _masks(self, shape: tuple[int, ...], which: Array, place: Array) -> Array:
+        """The words of masks, of blocks at `place` of list `which`."""
+        depth, columns = shape
+        windows, groups = -(-depth // self.window), -(-columns // self.outputs)
+        bits = np.zeros((windows, -(-groups // TOGETHER), self.runs(), TOGETHER, MASK), np.uint32)
+        window, group = which // groups, which % groups
+        bits[window, group // TOGETHER, place // MASK, group % TOGETHER, place % MASK] = 1
+        return _halves((bits << np.arange(MASK, dtype=np.uint32)).sum(axis=-1, dtype=np.uint32).reshape(-1))
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
         depth, columns = shape
@@ -98,7 +125,8 @@ class Blocks:
         ends = words[: lists + 1].astype(np.int64)
         counts = ends[1:] - ends[:-1]
         which = np.repeat(np.arange(lists), 2 * counts)
-        both, values = np.split(words[lists + 1 : len(words) - SPARE], [self.pairs])
+        behind = lists + 1 + self.mask_words(depth, columns)
+        both, values = np.split(words[behind : len(words) - SPARE], [self.pairs])
         numbers = np.stack([both & np.uint32(0xFFFF), both >> np.uint32(16)], 1).reshape(-1)
         tiles = np.zeros((lists, places + 1, self.inputs, self.outputs), stored.dtype)
         together = values.view(stored.dtype).reshape(-1, self.inputs // group, self.outputs, group)
@@ -118,11 +146,11 @@ class Blocks:
         return np.ascontiguousarray(tiles).reshape(windows * groups, -1, self.inputs, self.outputs)
 
     @classmethod
-    def of(cls, plain: Array, window: int, outputs: int = 1, inputs: int = 1) -> Blocks:
+    def of(cls, plain: Array, window: int, outputs: int = 1, inputs: int = 1, masked: bool = False) -> Blocks:
         """The encoding of `plain`, a matrix [K, N], in blocks of this shape; `window` is whole blocks."""
         empty = cls(outputs, inputs, window, 0)
         counts = empty.tiled(plain).any(axis=(2, 3)).sum(axis=1)
-        return cls(outputs, inputs, window, int(((counts + 1) // 2).sum()))
+        return cls(outputs, inputs, window, int(((counts + 1) // 2).sum()), masked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +268,12 @@ class MaskedPanels:
 def _words_of(dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:
     """How many elements fill a word, and the type of the words of lists and places among them."""
     return WORD // dtype.itemsize, np.dtype(np.uint32 if dtype.itemsize == WORD else "<u4")
+
+
+def _halves(numbers: Array) -> Array:
+    """Numbers of 16 bits, two to a word, the first in the lower half."""
+    both: Array = numbers[0::2] | numbers[1::2] << np.uint32(16)
+    return both
 
 
 def _words(raw: Array) -> Array:

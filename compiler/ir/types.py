@@ -336,6 +336,10 @@ class Powers:
         return stored.view(DType.F8E8M0.numpy).astype(np.float32).reshape(shape)
 
 
+def _blocks(outputs: str, inputs: str, window: str, pairs: str, masks: str | None) -> Blocks:
+    return Blocks(int(outputs), int(inputs), int(window), int(pairs), masks is not None)
+
+
 _SIZE, _COUNT = r"([1-9]\d{0,8})", r"(0|[1-9]\d{0,8})"
 # How each encoding is read back from its text. A new encoding is one class and one line here.
 ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
@@ -348,8 +352,8 @@ ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
     r"e2m1\(([1-9]\d{0,8})\)": lambda width: SmallFloats(int(width)),
     r"halves": lambda: Halves(),
     r"powers": lambda: Powers(),
-    rf"csr\({_SIZE},{_COUNT}\)": lambda window, pairs: Blocks(1, 1, int(window), int(pairs)),
-    rf"block\({_SIZE}x{_SIZE},{_SIZE},{_COUNT}\)": lambda *sizes: Blocks(*map(int, sizes)),
+    rf"csr\({_SIZE},{_COUNT}(,masks)?\)": lambda *sizes: _blocks("1", "1", *sizes),
+    rf"block\({_SIZE}x{_SIZE},{_SIZE},{_COUNT}(,masks)?\)": lambda *sizes: _blocks(*sizes),
     rf"nm\({_SIZE}:{_SIZE}\)": lambda kept, group: NM(int(kept), int(group)),
     rf"nm\(2:4,{_SIZE},{_SIZE}\)": lambda width, lanes: MaskedPanels(int(width), int(lanes)),
 }

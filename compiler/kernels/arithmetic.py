@@ -37,6 +37,8 @@ class Arithmetic(ABC):
     # Whether weights lie narrower in memory than `add` takes them: `weights` widens them, and `kept` reads
     # what was widened before.
     widened: ClassVar[bool] = False
+    # Whether registers may have fewer lanes than the chip's.
+    narrow: ClassVar[bool] = False
     # Whether bias and residual are added to finished sums; else they are what the sums start with.
     late: ClassVar[bool] = False
 
@@ -112,6 +114,7 @@ class F32(Arithmetic):
     name = "f32"
     x = w = "float32"
     group = 1
+    narrow = True
 
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Expr:
         return self.k.let("w", panel.load(place, lanes))

@@ -30,6 +30,7 @@ class Bytes(Arithmetic):
     x = w = "int8"
     sums = "int32"
     group = GROUP
+    narrow = True
     late = True
 
     def __init__(self, k: Builder) -> None:
@@ -161,7 +162,8 @@ class Quads(_Words):
 
     def add(self, register: Register, factor: Any, weights: Any) -> None:
         k, sums = self.k, vector_type("int32", register.lanes)
-        register.set(k.intrinsic(sums, self.products.intrinsic, register.value, factor, weights))
+        name = self.products.of_lanes(register.lanes)
+        register.set(k.intrinsic(sums, name, register.value, factor, weights))
 
 
 class Squares(_Words):
@@ -282,7 +284,7 @@ class Pairs(_Words):
     def add(self, register: Register, factor: Any, weights: Any) -> None:
         k, sums = self.k, vector_type("int32", register.lanes)
         for x, w in zip(factor, weights, strict=True):
-            register.add(k.intrinsic(sums, self.products.intrinsic, x, w))
+            register.add(k.intrinsic(sums, self.products.of_lanes(register.lanes), x, w))
 
 
 def arithmetic_of(target: Target) -> type[Bytes]:

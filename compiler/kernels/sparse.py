@@ -11,8 +11,9 @@ holds those of each row. Sums of bytes are integers, exact, and become floats on
 dense product.
 
 What it costs: one load for each multiplication, one more for each number, so at most 4 of 5 multiplications
-that the core could do with one number to a block, nearly all with 4 columns to a block. Products of few rows,
-for which a vector of rows would be nearly empty, have a form of their own (`sparse_rows`).
+that the core could do with one number to a block, nearly all with 4 columns to a block. Few rows, of which
+a vector would be nearly empty, take parts of vectors (`sparse_rows`), or are multiplied by vectors of the
+matrix where it has masks and many numbers (`sparse_masks`).
 """
 
 from __future__ import annotations
@@ -21,15 +22,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import MASK, TOGETHER, Blocks
 from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
-from isthmus.kernels.sparse_rows import Matrix, Rows, few_rows, spread_words
+from isthmus.kernels.sparse_masks import ROWS, Masked, Places, tile_words
+from isthmus.kernels.sparse_rows import by_row, fill_rows, narrow_lanes
 from isthmus.kernels.squares import clear_words, transpose_rows, transpose_words, transposed
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, sparse_vectors
+
+# Masks are for few rows: what a vector of K takes beside its multiplications, what these take for each row,
+# and what a number takes without masks. Measured on a Zen 4, in any unit.
+MASKED_SLOTS, ROW_SLOTS, NUMBER_SLOTS = 15, 6, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +48,23 @@ class Shape:
 
 
 def scratch_words(
-    target: Target, stored: Blocks, columns: int, arithmetic: type[Arithmetic] = F32
+    target: Target, stored: Blocks, shape: tuple[int, int], arithmetic: type[Arithmetic] = F32
 ) -> tuple[int, int]:
-    """Words of scratch of one call: of a tile of x, and of the sums of all columns."""
+    """Words of scratch of one call, by a matrix of this shape: of a tile of x, and of sums of all columns."""
+    depth, columns = shape
     wide = sparse_vectors(target.vector, stored.outputs) * target.vector.lanes(32)
     sums = -(-columns // stored.outputs) * stored.outputs
     words = (stored.window + stored.inputs) // arithmetic.group
-    width = group_width(target, stored.outputs)
-    few = max(few_rows(target.vector, stored.outputs), default=0) * -(-columns // width) * width
-    return words * wide, max(sums * wide, few + spread_words(target.vector, stored.outputs, words))
+    if stored.masked:
+        group = arithmetic.group
+        x = tile_words(-(-depth // group), stored.window // group)
+        return max(words * wide, x), sums * wide
+    return words * wide, sums * wide
 
 
-def tells_rows(target: Target, outputs: int) -> bool:
+def tells_rows(target: Target) -> bool:
     """Whether the kernel is told how many rows there are in all."""
-    return bool(few_rows(target.vector, outputs))
+    return bool(narrow_lanes(target.vector))
 
 
 def group_width(target: Target, outputs: int) -> int:
@@ -71,14 +80,15 @@ def kernel(
     residual: bool = False,
     arithmetic: type[Arithmetic] = F32,
     rounded: bool = False,
+    masked: bool = False,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of columns.
 
-    `void sparse_<arithmetic>_<outputs>x<inputs>[_res][_<activation>][_rounded](x, w, bias, [residual,] y,
-    tile, sums, k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin, group_end)`.
-    x[rows, k], residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as `Blocks(outputs,
-    inputs, window, ..)`, and only numbers that are stored take part: a NaN in x does not meet the others'
-    zeros. bias is padded to whole groups of `group_width` columns; tile and sums are scratch,
+    `void sparse_<arithmetic>_<outputs>x<inputs>[_masked][_res][_<activation>][_rounded](x, w, bias,
+    [residual,] y, tile, sums, k, n, window, [rows,] ldx, [ldr,] ldy, row_begin, row_end, group_begin,
+    group_end)`. x is [rows, k], residual[rows, n] and y[rows, n] have rows `ld*` apart; w is stored as
+    `Blocks(outputs, inputs, window, .., masked)`, and only stored numbers take part: a NaN in x does not meet
+    the others' zeros. bias is padded to whole groups of `group_width` columns; tile and sums are scratch,
     `scratch_words`. Each sum has its order for the number of all `rows` (which is there where `tells_rows`),
     whatever the ranges. residual may be y. What `arithmetic` needs besides, follows w, padded as bias.
     `rounded`: y is bf16.
@@ -87,14 +97,16 @@ def kernel(
         raise CompilerBug(f"sparse has no activation {activation!r}; it has {', '.join(ACTIVATIONS)}")
     if inputs % arithmetic.group:
         raise CompilerBug(f"blocks of {inputs} inputs are no whole words of {arithmetic.name}")
-    base = f"sparse_{arithmetic.name}_{outputs}x{inputs}"
+    if masked and not target.reads_masks(outputs, inputs // arithmetic.group):
+        raise CompilerBug(f"{target.name} reads no masks of blocks of {outputs}x{inputs}")
+    base = f"sparse_{arithmetic.name}_{outputs}x{inputs}{'_masked' * masked}"
     ends = [*["res"] * residual, *([activation] if activation else []), *["rounded"] * rounded]
     symbol = "_".join([base, *ends])
     function = ACTIVATIONS[activation] if activation else None
     shape = Shape(outputs, inputs // arithmetic.group, sparse_vectors(target.vector, outputs))
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _Sparse(symbol, target, shape, function, residual, arithmetic, rounded).kernel(),
+        lambda: _Sparse(symbol, target, shape, function, residual, arithmetic, rounded, masked).kernel(),
     )
 
 
@@ -110,9 +122,11 @@ class _Sparse:
         residual: bool,
         arithmetic: type[Arithmetic],
         rounded: bool,
+        masked: bool,
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape = shape
+        self.masked = masked
         self.lanes = k.lanes
         self.width = group_width(target, shape.outputs)
         self.activation = activation
@@ -129,7 +143,7 @@ class _Sparse:
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.window = k.size("window")
-        self.all_rows: Expr = k.size("rows") if few_rows(target.vector, shape.outputs) else None
+        self.all_rows: Expr = k.size("rows") if tells_rows(target) else None
         self.ldx = k.size("ldx")
         self.ldr = k.size("ldr") if residual else None
         self.ldy = k.size("ldy")
@@ -142,50 +156,72 @@ class _Sparse:
     def body(self) -> None:
         k, shape = self.k, self.shape
         self.window_words = self.window if self.group == 1 else k.divide(self.window, self.group)
+        # A step that is 1, which compilers do not know: a loop of two steps at a time would end otherwise
+        # than foreseen for every other list.
+        self.one = k.let("one", k.smaller(self.columns, 1))
         self.row_count = k.let("row_count", k.larger(self.row_end - self.row_begin, 0))
         self.many = k.let("many", k.divide_up(self.columns, shape.outputs))
         self.windows = k.let("windows", k.divide_up(self.depth, self.window))
         lists = k.let("lists", self.windows * self.many)
-        self.places = self.w.at((lists + 1) * self.group, "places_start")
-        self.values = self.places.at(self._word(lists) * self.group, "values_start")
-        few = few_rows(k.target.vector, shape.outputs)
-        k.choose([(self.all_rows <= rows, partial(self._few, rows)) for rows in few], self._tiles)
+        behind = lists + 1
+        runs = k.let("runs", k.divide_up(self.window_words, MASK))
+        if self.masked:
+            together = k.divide_up(self.many, TOGETHER) * TOGETHER
+            behind = behind + k.divide(self.windows * together * runs, 2)
+        pairs = k.let("pairs", self._word(lists))
+        self.places = self.w.at(behind * self.group, "places_start")
+        self.values = self.places.at(pairs * self.group, "values_start")
+        if not self.masked:
+            self._tiles()
+            return
+        masks = self.w.reread("uint16").at(2 * (lists + 1), "masks_start")
+        places = Places(self.columns, runs, masks, self.values, self.group, self._word)
+        few = Masked(k, self.arithmetic, places, self.tile)
+        vectors = lists * runs
+        slow = MASKED_SLOTS * vectors + ROW_SLOTS * self.all_rows * vectors
+        k.choose([(slow <= 2 * NUMBER_SLOTS * pairs, partial(self._few_by_masks, few))], self._tiles)
 
-    def _few(self, rows: int) -> None:
-        """All rows at once: window after window of K, each for all groups of columns."""
-        k, shape = self.k, self.shape
-        size = k.let("size", k.divide_up(self.columns, self.width) * self.width)
-        matrix = Matrix(
-            shape.outputs, shape.inputs, self.group, self.places, self.values, self._word, self.many
-        )
-        few = Rows(k, self.arithmetic, matrix, rows, self.tile, self.sums.at(size * rows, "spread"))
-        end = self.window_words + shape.inputs
-        with k.when(self.row_count > 0), k.loop("window", 0, self.windows) as window:
+    def _few_by_masks(self, few: Masked) -> None:
+        k = self.k
+        with k.loop("t", 0, k.divide_up(self.row_count, ROWS)) as t:
+            first = k.let("first", self.row_begin + t * ROWS)
+            left = k.let("left", self.row_end - first)
+            cases = [
+                (left >= rows, partial(self._masked_rows, few, first, rows)) for rows in range(ROWS, 1, -1)
+            ]
+            k.choose(cases, partial(self._masked_rows, few, first, 1))
+
+    def _masked_rows(self, few: Masked, first: Expr, rows: int) -> None:
+        k = self.k
+        with k.loop("window", 0, self.windows) as window:
             begin = k.let("window_begin", window * self.window)
             depth = k.let("window_depth", k.smaller(self.window, self.depth - begin))
-            source = self.x.at(self.row_begin * self.ldx + begin, "source")
-            few.fill(source, depth, self.row_count, self.ldx, end)
-            with k.loop("group", self.group_begin, self.group_end) as group:
-                column = k.let("column", group * self.width)
-                first = k.let("first_list", k.divide(column, shape.outputs))
-                last = k.let("last_list", k.smaller(first + self.width // shape.outputs, self.many))
-                sums = few.sums(first, last, k.let("before", window * self.many))
-                left = k.let("left", self.columns - column)
-                for r, row in enumerate(sums):
-                    partial = self.sums.at(size * r + column, "partial")
-                    total = k.register("total", self.lanes, row, self.arithmetic.sums)
-                    with k.when(window > 0):
-                        total.set(partial.load(0, self.lanes) + total.value)
-                    with k.when(window + 1 < self.windows):
-                        partial.store(0, total.value)
-                    with k.otherwise(), k.when(self.row_count > r):
-                        bias = k.let("bias_part", self.bias.load(column, self.lanes))
-                        initial = self._initial(column)
-                        self._finish_row(total.value, initial, self.row_begin + r, column, left, bias)
+            few.fill(rows, window, self.x.at(first * self.ldx + begin, "source"), depth, self.ldx)
+        with k.loop("group", self.group_begin, self.group_end) as group:
+            column = k.let("column", group * self.width)
+            left = k.let("left", self.columns - column)
+            bias = k.let("bias_part", self.bias.load(column, self.lanes))
+            initial = self._initial(column)
+            for r, row in enumerate(few.sums(rows, group, self.windows)):
+                self._finish_row(row, initial, first + r, column, left, bias)
 
     def _tiles(self) -> None:
         k, shape = self.k, self.shape
         self.stage = k.stack("stage", self.width * shape.vectors * self.lanes, self.arithmetic.sums)
+        narrow = narrow_lanes(k.target.vector) if self.arithmetic.narrow else ()
+        k.choose(
+            [(self.all_rows <= rows, partial(self._one_tile, rows)) for rows in narrow], self._whole_tiles
+        )
+
+    def _one_tile(self, lanes: int) -> None:
+        """All rows in a part of a vector."""
+        self.row_lanes, self.first, self.count = lanes, self.row_begin, self.row_count
+        with self.k.when(self.count > 0):
+            self._rows(1)
+
+    def _whole_tiles(self) -> None:
+        k, shape = self.k, self.shape
+        self.row_lanes = self.lanes
         vectors = k.let("vectors", k.divide_up(self.row_count, self.lanes))
         tiles = k.let("tiles", k.divide_up(vectors, shape.vectors))
         fewer = k.let("fewer", k.divide(vectors, k.larger(tiles, 1)))
@@ -220,6 +256,10 @@ class _Sparse:
     def _fill_tile(self, source: Memory, depth: Expr, vectors: int) -> None:
         """The rows of a window, one beside the other."""
         k, lanes = self.k, self.lanes
+        if self.row_lanes < lanes:
+            end = self.window_words + self.shape.inputs
+            fill_rows(k, source, self.tile, self.row_lanes, self.group, depth, self.count, self.ldx, end)
+            return
         wide = vectors * lanes
         if self.group == 1:
             transpose_rows(k, source, self.tile, depth, self.count, self.ldx, wide)
@@ -237,12 +277,12 @@ class _Sparse:
     def _sums(self, vectors: int, before: Expr, number: Expr, place: Expr) -> None:
         """The sums of one list of blocks go on where the window before left them; at last into the stage."""
         k, shape = self.k, self.shape
-        wide = vectors * self.lanes
+        wide = vectors * self.row_lanes
         # Two sums for each, or one multiplication would wait for the other; as many whatever the height of
         # the tile, so that the bits do not depend on how rows are shared out.
         sets = 2 if shape.outputs < 4 else 1
         kind = self.arithmetic.sums
-        sums = [k.tile(f"acc{s}", shape.outputs, vectors, self.lanes, kind) for s in range(sets)]
+        sums = [k.tile(f"acc{s}", shape.outputs, vectors, self.row_lanes, kind) for s in range(sets)]
         partial = self.sums.at(number * (shape.outputs * wide), "partial")
         for row in (row for tile in sums for row in tile):
             for register in row:
@@ -250,10 +290,12 @@ class _Sparse:
         with k.when(tirx.Not(self.starts)):
             for r, row in enumerate(sums[0]):
                 for v, register in enumerate(row):
-                    register.set(partial.load(r * wide + v * self.lanes, self.lanes))
+                    register.set(partial.load(r * wide + v * self.row_lanes, self.row_lanes))
         begin, end = (k.let("pair", self._word(before + number + i)) for i in (0, 1))
         each = shape.outputs * shape.inputs
-        with k.loop("pair", begin, end) as pair:
+        at = k.register("at", 1, begin, "int64")
+        with k.repeat(at.value < end):
+            pair = k.let("pair", at.value)
             blocks = self.values.at(pair * (2 * each * self.group), "pair_start")
             places = k.let("places", self.arithmetic.places(self.places, pair * self.group))
             low = k.cast(places, "int64") & k.constant(0xFFFF, self.column)
@@ -261,6 +303,7 @@ class _Sparse:
             for s, found in enumerate((low, high)):
                 numbers = blocks.at(s * each * self.group, "numbers")
                 self._block(sums[s % sets], vectors, k.let("block_place", found), numbers)
+            at.add(self.one)
         staged = self.stage.at(place * (shape.outputs * wide), "staged")
         with k.when(self.ends):
             self._store_sums(sums, staged, wide)
@@ -273,13 +316,13 @@ class _Sparse:
                 total = register.value
                 for tile in sums[1:]:
                     total = total + tile[r][v].value
-                to.store(r * wide + v * self.lanes, total)
+                to.store(r * wide + v * self.row_lanes, total)
 
     def _word(self, i: Expr) -> Expr:
         return self.k.cast(self.arithmetic.places(self.w, i * self.group), "int64")
 
     def _block(self, sums: list[list[Register]], vectors: int, place: Expr, numbers: Memory) -> None:
-        k, shape, lanes = self.k, self.shape, self.lanes
+        k, shape, lanes = self.k, self.shape, self.row_lanes
         wide = vectors * lanes
         lines = self.tile.at(place * (shape.inputs * wide * self.group), "lines")
         for c in range(shape.inputs):
@@ -295,13 +338,18 @@ class _Sparse:
     def _finish(self, vectors: int) -> None:
         """The stage [width][rows] to y as rows: with bias, residual and activation."""
         k, lanes = self.k, self.lanes
-        wide = vectors * lanes
+        wide = vectors * self.row_lanes
         for part in range(0, self.width, lanes):
             column = k.let("part_column", self.column + part)
             left = k.let("left", self.columns - column)
             with k.when(left > 0):
                 bias = k.let("bias_part", self.bias.load(column, lanes))
                 initial = self._initial(column)
+                if self.row_lanes < lanes:
+                    for i, row in enumerate(by_row(k, self.stage.at(part * wide, "line"), wide)):
+                        with k.when(self.count > i):
+                            self._finish_row(row, initial, self.first + i, column, left, bias)
+                    continue
                 with k.loop("v", 0, vectors) as v:
                     valid = k.let("valid", self.count - v * lanes)
                     lines = [self.stage.at((part + j) * wide, f"line{j}") for j in range(lanes)]

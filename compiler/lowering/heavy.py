@@ -122,8 +122,10 @@ def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
         bool(residual),
         arithmetic,
         value.attr("rounded"),
+        stored.masked,
     )
-    tile, sums = sparse.scratch_words(state.target, stored, w.t.static_shape[1], arithmetic)
+    depth, columns = w.t.static_shape
+    tile, sums = sparse.scratch_words(state.target, stored, (depth, columns), arithmetic)
     width = sparse.group_width(state.target, stored.outputs)
     scratch = [Scratch(tile), Scratch(sums, tile)]
     _call_product(state, value, kernel, width, scratch, sparse_sizes(state.target, x, stored))
@@ -131,7 +133,7 @@ def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:
 
 def sparse_sizes(target: Target, x: Value, stored: Blocks) -> list[Arg]:
     """What a product with `stored` is told besides K and N: its window, and perhaps how many rows x has."""
-    told = sparse.tells_rows(target, stored.outputs)
+    told = sparse.tells_rows(target)
     return [Number(stored.window), *([Number(product(x.shape[:-1]))] if told else [])]
 
 

@@ -61,9 +61,11 @@ def _integer_linear(state: Lowering, value: Value) -> None:
     scratch: list[Arg] = []
     if isinstance(stored, Blocks):
         shape = (stored.outputs, stored.inputs)
-        kernel = sparse.kernel(state.target, *shape, activation, bool(residual), arithmetic)
+        kernel = sparse.kernel(
+            state.target, *shape, activation, bool(residual), arithmetic, masked=stored.masked
+        )
         width = sparse.group_width(state.target, stored.outputs)
-        tile, sums = sparse.scratch_words(state.target, stored, n, arithmetic)
+        tile, sums = sparse.scratch_words(state.target, stored, (k, n), arithmetic)
         scratch = [Scratch(tile), Scratch(sums, tile)]
     else:
         short = activation in SHORT and state.becomes_bytes(value)

@@ -40,7 +40,8 @@ def test_blocks(
     depth: int, columns: int, density: float, block: tuple[int, int], window: int, seed: int
 ) -> None:
     plain = matrix(depth, columns, density, seed)
-    check(Blocks.of(plain, window * block[1], *block), plain)
+    for masked in (False, True):
+        check(Blocks.of(plain, window * block[1], *block, masked), plain)
 
 
 @given(
@@ -55,7 +56,7 @@ def test_blocks_of_bytes(
     depth: int, columns: int, density: float, block: tuple[int, int], window: int, seed: int
 ) -> None:
     plain = (matrix(depth, columns, density, seed) * 50).astype(np.int8)
-    encoding = Blocks.of(plain, window * block[1], *block)
+    encoding = Blocks.of(plain, window * block[1], *block, masked=bool(seed % 2))
     stored = Weight.of("w", plain).encoded(encoding).stored()
     assert stored.nbytes == TensorType(DType.I8, plain.shape, encoding).nbytes
     assert stored.dtype == np.int8, "bytes are not swapped for other chips"

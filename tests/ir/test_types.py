@@ -37,7 +37,7 @@ encodings = (
     st.none()
     | sizes.map(Panels)
     | sizes.map(Padded)
-    | st.builds(Blocks, sizes, sizes, sizes, st.integers(0, 999))
+    | st.builds(Blocks, sizes, sizes, sizes, st.integers(0, 999), st.booleans())
     | st.builds(NM, sizes, sizes)
     | st.builds(MaskedPanels, sizes, sizes)
     | st.builds(Interleaved, st.integers(1, 64), st.integers(1, 8))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 
 from isthmus.codegen.native import Call
-from isthmus.kernels import attention, loops_kept
+from isthmus.kernels import attention, attention_bytes, loops_kept
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 
@@ -21,7 +22,8 @@ KINDS = [
     (32, 32, "row", False, ""),
     (20, 12, "none", False, ""),
     (16, 16, "row", True, ""),
-    (20, 12, "row", False, "rounds"),
+    (20, 12, "row", False, "bf16"),
+    (20, 12, "row", False, "i8"),
     (48, 20, "row", False, "mixed"),
     (80, 80, "none", True, "mixed"),
 ]
@@ -39,7 +41,9 @@ def test_each_sequence_is_computed_as_if_it_were_alone(
     target: Target,
     compiled: Compiled,
 ) -> None:
-    if narrow and target.instruction("dot_bf16") is None:
+    if narrow == "i8" and not attention_bytes.multiplies_bytes(target):
+        pytest.skip("nothing multiplies words of four bytes here")
+    if narrow in ("mixed", "bf16") and target.instruction("dot_bf16") is None:
         pytest.skip("nothing multiplies bf16 here")
     rng = np.random.default_rng(sum(lengths))
     ends = np.cumsum(lengths)
@@ -55,11 +59,11 @@ def test_each_sequence_is_computed_as_if_it_were_alone(
     if narrow == "mixed":
         q, k, v, out, alone = (a.astype(ml_dtypes.bfloat16).view(np.uint16) for a in (q, k, v, out, alone))
     guard = out[rows, 0, 0]
-    size = attention.scratch(target, width, value_width, mask, bool(narrow))
+    form: dict[str, Any] = {"mixed": True} if narrow == "mixed" else {"rounds": narrow}
+    size = attention.scratch(target, width, value_width, mask, **form)
     floats = size.per_key * (-(-longest // size.block) * size.block) + size.constant
     scratch = np.full(floats + 1, np.nan, np.float32)
     scratch[-1] = GUARD
-    form = {narrow: True} if narrow else {}
     ragged = compiled(attention.kernel(target, width, value_width, mask, False, causal, True, **form))
     sides = ((width, HEADS), (width, shared), (value_width, shared), (value_width, HEADS))
     strides = [stride for w, n in sides for stride in (w, n * w)]

@@ -77,13 +77,13 @@ class Product:
         self.block = block
         self.width = sparse.group_width(chip, outputs)
         self.groups = -(-columns // self.width)
-        self.told = (rows,) if sparse.tells_rows(chip, outputs) else ()
+        self.told = (rows,) if sparse.tells_rows(chip) else ()
         self.chip = chip
 
     def run(self, call: Call, residual: bool, spans: list[tuple[slice, slice]] | None = None) -> np.ndarray:
         rows, (depth, columns) = self.x.shape[0], self.w.shape
         stored = Blocks.of(self.w, 32, *self.block)
-        tile, sums = sparse.scratch_words(self.chip, stored, columns, bf16_of(self.chip))
+        tile, sums = sparse.scratch_words(self.chip, stored, (depth, columns), bf16_of(self.chip))
         scratch = np.full(2 * tile, np.nan, BF16).view(np.uint16), np.full(sums, np.nan, np.float32)
         bias = np.zeros(self.groups * self.width, np.float32)
         bias[:columns] = self.bias

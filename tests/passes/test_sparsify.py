@@ -19,9 +19,9 @@ from isthmus.ops.nn import linear
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.bf16 import FLOATS
 from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
-from isthmus.passes.sparsify.costs import Form, candidates
+from isthmus.passes.sparsify.costs import BALANCE, Form, candidates, step_of
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes
-from isthmus.passes.sparsify.patterns import pattern, pattern_of
+from isthmus.passes.sparsify.patterns import Pattern, pattern, pattern_of
 from isthmus.target import Target
 from isthmus.targets import x86_64
 from isthmus.tools.costs import multiply_adds
@@ -117,11 +117,12 @@ def test_a_pattern_is_of_the_contents() -> None:
 
 @pytest.mark.parametrize("block", [(1, 1), (4, 1), (4, 4)], ids=str)
 def test_few_numbers_are_stored_as_blocks(block: tuple[int, int]) -> None:
-    before = program(sparse(0.1, block))
+    before = program(sparse(0.05, block))
     made = pipeline.run(before, TARGET)
     encoding = stored(made)
     assert isinstance(encoding, Blocks)
     assert (encoding.outputs, encoding.inputs) == block
+    assert encoding.masked == (block == (1, 1))
     (node,) = (n for n in made.main.nodes() if n.op is linear)
     assert node.args[2].t.encoding == Padded(16)
     x = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
@@ -135,15 +136,31 @@ def test_many_numbers_stay_dense(density: float) -> None:
     assert isinstance(stored(pipeline.run(program(sparse(density)), TARGET)), Panels)
 
 
-def test_a_few_rows_are_not_worth_a_tile() -> None:
-    """What a whole tile gains, few known rows do not."""
+@pytest.mark.parametrize(("rows", "kind"), [(None, Panels), (2, Panels), (300, Blocks)])
+def test_a_few_rows_are_not_worth_a_tile(rows: int | None, kind: type) -> None:
+    """What whole tiles gain, a few rows do not; where these may come, the matrix stays dense."""
     matrix = sparse(0.35)
-    assert isinstance(stored(pipeline.run(program(matrix), TARGET)), Blocks)
-    assert isinstance(stored(pipeline.run(program(matrix, rows=2), TARGET)), Panels)
+    before = program(matrix) if rows is None else program(matrix, rows=rows)
+    assert isinstance(stored(pipeline.run(before, TARGET)), kind)
+
+
+def test_what_few_rows_lose_counts() -> None:
+    """With open sizes the worst of few rows decides as well, but for matrices that wait for memory anyway."""
+    step = step_of(DType.F32, TARGET)
+    assert step is not None
+    cases = (((384, 1536), 0.1, True), ((384, 1536), 0.4, False), ((4096, 4096), 0.4, True))
+    for shape, density, worst in cases:
+        numbers = int(density * shape[0] * shape[1])
+        found = Pattern(shape, numbers, {(1, 1): numbers})
+        (way,) = candidates(found, 4096, TARGET.vector, step, 1)
+        assert way.gain > 1.1
+        assert (way.balance >= BALANCE) == worst
+        alone = [candidates(found, rows, TARGET.vector, step)[0].gain for rows in range(1, 17)]
+        assert way.worst == min(*alone, way.gain)
 
 
 def test_an_empty_matrix_and_one_without_elements() -> None:
-    assert stored(pipeline.run(program(np.zeros((64, 48), np.float32)), TARGET)) == Blocks(1, 1, 64, 0)
+    assert stored(pipeline.run(program(np.zeros((64, 48), np.float32)), TARGET)) == Blocks(1, 1, 64, 0, True)
     assert isinstance(stored(pipeline.run(program(np.zeros((0, 48), np.float32)), TARGET)), Panels)
 
 
@@ -155,7 +172,7 @@ def test_gains_grow_with_zeros_on_every_chip() -> None:
 
 
 def test_the_report_says_what_was_decided() -> None:
-    for density, word in ((0.1, "csr"), (0.7, "dense wins")):
+    for density, word in ((0.05, "csr"), (0.7, "dense wins")):
         made = pipeline.run(program(sparse(density)), TARGET)
         (layer,) = with_zeros(layers(made, TARGET))
         assert layer.node == "fc"
@@ -171,7 +188,7 @@ def test_the_report_says_what_was_decided() -> None:
 def test_bounded_dims_count_as_their_bound() -> None:
     few = replace(program(sparse(0.35)), dims=(NamedDim("rows", 1, 8),))
     assert isinstance(stored(pipeline.run(few, TARGET)), Panels)
-    many = replace(few, dims=(NamedDim("rows", 1, 4096),))
+    many = replace(few, dims=(NamedDim("rows", 128, 4096),))
     assert isinstance(stored(pipeline.run(many, TARGET)), Blocks)
 
 
@@ -307,7 +324,7 @@ def test_two_of_four_depend_on_rows_and_on_what_else_there_is() -> None:
     more = two_of_four()
     more[:4, 0] = 1
     assert isinstance(stored(pipeline.run(bytes_program(more), EXPANDING)), Interleaved)
-    fewer = np.where(np.arange(320) % 5, 0, two_of_four())
+    fewer = np.where(np.arange(320) % 20, 0, two_of_four(4096))
     assert isinstance(stored(pipeline.run(bytes_program(fewer), EXPANDING)), Blocks)
     # Floats have no such form.
     assert isinstance(stored(pipeline.run(program(two_of_four()), EXPANDING)), Panels)

@@ -14,7 +14,16 @@ from isthmus.ops.movement import full
 from isthmus.ops.nn import linear
 from isthmus.passes.constants import array_of
 from isthmus.passes.quantize.layers import products
-from isthmus.passes.sparsify.costs import EVEN, HALVES, Candidate, Form, Step, candidates, step_of
+from isthmus.passes.sparsify.costs import (
+    BALANCE,
+    EVEN,
+    HALVES,
+    Candidate,
+    Form,
+    Step,
+    candidates,
+    step_of,
+)
 from isthmus.passes.sparsify.decisions import Record, Sizes
 from isthmus.passes.sparsify.patterns import pattern_of
 from isthmus.target import Target, panel_width, sparse_window
@@ -23,8 +32,9 @@ from isthmus.target import Target, panel_width, sparse_window
 @dataclass(frozen=True, slots=True)
 class ChooseSparse:
     """Store a matrix without its zeros as `record` says; where there is none, when the declared costs of the
-    target promise `gain` times the speed for rows at `sizes`. For half of the bytes no gain is asked for:
-    `EVEN` times the speed of dense is enough.
+    target promise `gain` times the speed for rows at `sizes`, and no more is lost where few of them may
+    come (`BALANCE`). For half of the bytes no gain is asked for: `EVEN` times the speed of dense is
+    enough.
 
     A program says of each layer how it was decided (report.json); the text of a pipeline does not.
     """
@@ -74,7 +84,9 @@ class ChooseSparse:
     ) -> Form | None:
         """How zeros are left out; None where dense is better."""
         found = pattern_of(weight)
-        ways = candidates(found, self.sizes.rows(node.shape[:-1], program), target.vector, step)
+        dims = node.shape[:-1]
+        fewest, most = self.sizes.fewest(dims, program), self.sizes.rows(dims, program)
+        ways = candidates(found, most, target.vector, step, fewest)
         if not ways:
             return None
         if self.record is not None and found.numbers:
@@ -82,7 +94,9 @@ class ChooseSparse:
         return next((way.form for way in ways if self._wins(way)), None)
 
     def _wins(self, way: Candidate) -> bool:
-        return way.gain >= (EVEN if way.form == HALVES else self.gain)
+        if way.form == HALVES:
+            return way.gain >= EVEN
+        return way.gain >= self.gain and way.balance >= BALANCE
 
 
 def matrix_of(node: Value) -> Weight | None:
@@ -109,4 +123,6 @@ def encoding_of(weight: Weight, target: Target, form: Form) -> Blocks | MaskedPa
     plain = weight.read()
     group = WORD // weight.type.dtype.bytes
     window = sparse_window(target.vector, outputs, inputs // group, -(-plain.shape[0] // group))
-    return Blocks.of(plain, window * group, outputs, inputs)
+    step = step_of(weight.type.dtype, target)
+    masked = step is not None and step.masks and target.reads_masks(outputs, inputs // group)
+    return Blocks.of(plain, window * group, outputs, inputs, masked)

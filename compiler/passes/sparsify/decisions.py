@@ -54,13 +54,20 @@ class Sizes:
 
     def rows(self, dims: tuple[Dim, ...], program: Program) -> int:
         """Rows of a tensor with these leading dims, MANY at most; without any bound they are many."""
+        most = self._range(dims, program)[1]
+        return max(1, MANY if most is None else min(most, MANY))
+
+    def fewest(self, dims: tuple[Dim, ...], program: Program) -> int:
+        """The fewest rows that such a tensor may have, of those that have any."""
+        return max(1, self._range(dims, program)[0] or 1)
+
+    def _range(self, dims: tuple[Dim, ...], program: Program) -> tuple[int | None, int | None]:
         whole = product(dims)
         if names_of(whole) <= self.of.keys():
-            most: int | None = evaluate_dim(whole, self.of)
-        else:
-            given = {name: (size, size) for name, size in self.of.items()}
-            most = interval(whole, {**program.bounds, **given})[1]
-        return max(1, MANY if most is None else min(most, MANY))
+            size = evaluate_dim(whole, self.of)
+            return size, size
+        given = {name: (size, size) for name, size in self.of.items()}
+        return interval(whole, {**program.bounds, **given})
 
 
 def mark(weight: Weight) -> str:

@@ -54,9 +54,9 @@ def _sparse() -> Iterator[Case]:
         for activation, residual in (("none", False), ("relu", True)):
             tail = "+residual" if residual else ""
             maker = Maker("linear", f"sparse linear of {outputs}x{inputs} blocks {activation}{tail}")
-            x = maker.floats("f32[b,n,200]")
+            x = maker.floats("f32[b,n,380]")
             rest = [maker.floats("f32[b,n,130]")] if residual else []
-            w = without_most(maker.weight(200, 130, scale=0.2), outputs, inputs)
+            w = without_most(maker.weight(380, 130, scale=0.2), outputs, inputs)
             yield maker.case(nn.linear(x, w, maker.weight(130), *rest, activation=activation), SUM)
 
 
@@ -292,12 +292,12 @@ def _sparse_bytes() -> Iterator[Case]:
             of = "rows" if each else "all"
             name = f"sparse integer_linear of {outputs}x4 blocks {dtype}, {of}"
             maker = Maker("bytes", name)
-            x = maker.integers(f"{dtype}[m,b,330]")
+            x = maker.integers(f"{dtype}[m,b,738]")
             scale = maker.floats("f32[m,b,1]" if each else "f32[]", 0.001, 0.02)
             vectors = [constant(f"{name} {i}", maker.scales(70)) for i in range(2)]
             offset = constant(f"{name} offset", np.arange(70, dtype=np.int32) * 101 - 2000)
             rest = [maker.floats("f32[m,b,70]")] if each else []
-            w = without_most(maker.whole_weight(330, 70), outputs, 4)
+            w = without_most(maker.whole_weight(738, 70), outputs, 4)
             value = integer_linear(x, w, offset, scale, *vectors, *rest, activation="relu")
             yield maker.case(value, 0.0)
 
