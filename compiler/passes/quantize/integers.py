@@ -125,7 +125,7 @@ def fit(w: Array, scheme: Scheme, importance: Array | None = None) -> Grid:
     best: Grid | None = None
     least: Array | None = None
     for reach in _reaches(scheme):
-        if reach < 0 and not scheme.symmetric:
+        if reach < 0 and scheme.has_zero_points:
             continue
         grid = _grid(parts, scheme, reach, axis)
         error = np.sum(np.square(grid.numbers(grid.integers(parts)) - parts) * counts, axis, keepdims=True)
@@ -180,7 +180,7 @@ def _grid(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:
     """The grid that reaches that part of the way to the largest numbers, for each scale of its own."""
     if scheme.format != "integer":
         return _grid_of_floats(parts, scheme, reach, axis)
-    if scheme.symmetric:
+    if not scheme.has_zero_points:
         most = (1 << scheme.bits - 1) - 1
         # Kernels of 8 bits want -127..127. In 4 bits the 16th number counts: a negative scale puts it above.
         low = -most if scheme.bits == 8 else -most - 1
