@@ -24,6 +24,7 @@ from isthmus.errors import CompilerBug
 from isthmus.ir.types import Panels
 from isthmus.kernels.arithmetic import F32, Arithmetic
 from isthmus.kernels.builder import Expr, Memory, Register
+from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.gemm_ends import Ends, Tile
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS
@@ -89,26 +90,29 @@ def kernel(
     arithmetic: type[Arithmetic] = F32,
     rounded: bool = False,
     short: bool = False,
+    steps: Steps | None = None,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of panels.
 
-    `void gemm_<arithmetic>[_res][_<activation>[_short]][_rounded](x, w, bias, [residual,] y, k, n, ldx,
-    [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n]
-    have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to
-    whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless
-    it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the activation
-    is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch of
-    `copy_words`.
+    `void gemm_<arithmetic>[_res][_<activation>[_short]][_rounded|_<steps>](x, w, bias, [residual,] y, k, n,
+    ldx, [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and
+    y[rows, n] have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is
+    padded to whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch,
+    unless it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the
+    activation is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch
+    of `copy_words`. `steps`, where ends come late: y are bytes, and what those need comes before k.
     """
+    if steps is not None and (rounded or not arithmetic.late):
+        raise CompilerBug(f"gemm_{arithmetic.name} makes no bytes")
     known = SHORT if short else ACTIVATIONS
     if activation is not None and activation not in known:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
     name = f"{activation}_short" if short else activation
-    symbol = symbol_of(arithmetic.name, name, residual, rounded)
+    symbol = symbol_of(arithmetic.name, name, residual, rounded) + ("" if steps is None else steps.suffix)
     function, shape = known[activation] if activation else None, tile_of(target, arithmetic)
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded).kernel(),
+        lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded, steps).kernel(),
     )
 
 
@@ -133,15 +137,16 @@ class _Gemm(Ends):
         self.stage = k.stack("stage", shape.rows * self.width)
         rows = k.let("rows", self.row_end - self.row_begin)
         with k.when(rows > 0):
+            if self.bytes is not None:
+                self.bytes.prepare()
             tiles = k.let("tiles", k.divide_up(rows, shape.rows))
             height = k.let("height", k.divide(rows, tiles))
             taller = k.let("taller", k.remainder(rows, tiles))
             self._plan_prefetches(tiles)
             self.only = k.equal(tiles, 1)
-            # Sums wait in y between two chunks, for which bf16 is too little.
             most = most_depth(self.k.target, self.arithmetic.word_bytes)
             deep = k.larger(k.divide_up(self.steps, most), 1)
-            chunks = 1 if self.rounded else k.let("chunks", deep)
+            chunks = 1 if self.narrow else k.let("chunks", deep)
             with k.loop("chunk", 0, chunks) as chunk:
                 self._chunk(chunk, chunks)
                 with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from isthmus.kernels.arithmetic import Arithmetic, round_bf16
-from isthmus.kernels.builder import Builder, Expr, Memory, Register
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, lanes_of
+from isthmus.kernels.byte_steps import ByteSteps, Steps
 from isthmus.kernels.math import Function
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, panel_width
@@ -47,6 +48,7 @@ class Ends:
         residual: bool,
         arithmetic: type[Arithmetic],
         rounded: bool,
+        steps: Steps | None,
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape = shape
@@ -59,8 +61,11 @@ class Ends:
         self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
         self.rounded = rounded
-        self.y = k.output("y", "uint16" if rounded else "float32")
+        # Sums cannot wait in y between two chunks where that is narrow.
+        self.narrow = rounded or steps is not None
+        self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
         self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
+        self.bytes = ByteSteps(k, steps) if steps is not None else None
         self.depth = k.size("k")
         self.columns = k.size("n")
         self.ldx = k.size("ldx")
@@ -75,7 +80,7 @@ class Ends:
         if self.residual is not None and not self.arithmetic.late:
             with k.when(self.starts):
                 self._copy(self.residual, self.ldr, height, left, to_stage=True)
-        if self.rounded:
+        if self.narrow:
             return
         with k.when(tirx.Not(self.starts)):
             self._copy(self.y, self.ldy, height, left, to_stage=True)
@@ -94,7 +99,7 @@ class Ends:
     def _start(self, accumulators: list[list[Register]]) -> None:
         """Bias, and the residual if there is one; after the first chunk, the sums so far."""
         k = self.k
-        if self.rounded:
+        if self.narrow:
             self._begin(accumulators)
             return
         with k.when(self.starts):
@@ -141,6 +146,10 @@ class Ends:
         """A finished value as y has it."""
         return round_bf16(self.k, value) if self.rounded else value
 
+    def _as_stored(self, value: Expr, place: Expr) -> Expr:
+        """A finished value, `place` columns into the panel, as y has it; where ends come late."""
+        return value if self.bytes is None else self.bytes.bytes(value, self.column + place, lanes_of(value))
+
     def _finish(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
         """Out: straight to y, or to the stage where there is more to do."""
         k = self.k
@@ -167,7 +176,9 @@ class Ends:
                 for j, register in enumerate(row):
                     place = j * self.lanes
                     added = extra.load(place, self.lanes) if extra is not None else None
-                    line.store(place, self._concluded(register.value, i, place, added))
+                    line.store(
+                        place, self._as_stored(self._concluded(register.value, i, place, added), place)
+                    )
         with k.otherwise():
             self._stage(accumulators)
 
@@ -204,12 +215,14 @@ class Ends:
             line = self.y.at((self.first + i) * self.ldy + self.column, "line")
             with k.when(self.whole):
                 for j, value in enumerate(values):
-                    line.store(j * self.lanes, value)
+                    line.store(j * self.lanes, self._as_stored(value, j * self.lanes))
             with k.otherwise():
                 for j, value in enumerate(values):
                     edge.store(j * self.lanes, value)
                 with k.loop("j", 0, left) as j:
-                    line.store(j, edge.load(j))
+                    line.store(j, self._as_stored(edge.load(j), j))
+        if self.narrow:
+            return
         with k.when(tirx.Not(self.ends)):
             self._copy(self.y, self.ldy, height, k.smaller(left, self.width), to_stage=False)
 
