@@ -139,16 +139,20 @@ def distance(pitch: Dim | Pitch) -> Arg:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Where the rows of a norm go: f32, bf16, or both, or f32 and bytes, and what a call is told of that."""
+    """Where the rows of a norm go: f32, bf16, or both, or f32 and bytes, and what a call is told of that.
+
+    `more` is what bytes at known steps need.
+    """
 
     kind: Result
     places: dict[Value, View]
     distances: list[Dim | Pitch]
+    more: list[Arg]
 
     @property
     def pointers(self) -> list[Arg]:
         pairs = zip(self.places.values(), self.distances, strict=True)
-        return [Pointer(view.buffer, view.offset, pitch) for view, pitch in pairs]
+        return [*(Pointer(view.buffer, view.offset, pitch) for view, pitch in pairs), *self.more]
 
     def call(self, state: Lowering, kernel: Kernel, args: list[Arg], value: Value, rows: Dim) -> None:
         first, *others = (view.buffer for view in self.places.values())
@@ -157,17 +161,21 @@ class _Rows:
 
 
 def _row_results(state: Lowering, value: Value) -> _Rows:
-    copy, scaled = state.rounded_copy(value), state.scaled_bytes(value)
+    copy, scaled, stepped = state.rounded_copy(value), state.scaled_bytes(value), state.stepped(value)
     kind: Result = "rounded" if value.attr("rounded") else "f32" if copy is None else "both"
     values = [value] if copy is None else [value, copy]
     if copy is None and scaled is not None:
         kind = "uint8" if scaled[1].dtype is DType.U8 else "int8"
         values += scaled
+    elif copy is None and stepped is not None:
+        kind = stepped.steps
+        values.append(stepped.value)
     places, distances = {}, []
     for each in values:
         places[each], between = row_result(state, each, static_size(each, state, each.shape[-1]))
         distances.append(between)
-    return _Rows(kind, places, distances)
+    more = stepped.args(state.weight) if stepped is not None and kind is stepped.steps else []
+    return _Rows(kind, places, distances, more)
 
 
 def _layer_norm(state: Lowering, value: Value) -> None:
