@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import models
+import numpy as np
 from held import hold_to_avx2
-from int8_peers import peer_models
+from int8_peers import calibration, peer_models
 from places import ROOT, WORK, results_folder
 from rich.console import Console
 from startup import second_process, start
@@ -44,8 +45,10 @@ from isthmus.tools.inputs import dim_names
 
 SIZES = ((1, 16), (1, 128), (1, 512), (8, 128))
 THREADS = (1, 2)
+STATIC = "int8-static"
 PEERS = ("onnxruntime", "openvino")
-PEERS_IN = {"f32": PEERS, "int8": (*PEERS, "openvino-bf16")}
+IN_BYTES = (*PEERS, "openvino-bf16")
+PEERS_IN = {"f32": PEERS, "int8": IN_BYTES, STATIC: IN_BYTES}
 PARTS = ("compile", "points", "start")
 Result = dict[str, Any]
 
@@ -95,6 +98,12 @@ SUBJECTS: Mapping[str, Subject] = {
         "BERT-base, random weights, in bf16 (the limit is that of f32)", SIZES, precision="bf16"
     ),
     "minilm-l3-int8": Subject(f"paraphrase-MiniLM-L3-v2 {IN_INT8}", SIZES, REAL, precision="int8"),
+    "minilm-l3-int8-static": Subject(
+        f"paraphrase-MiniLM-L3-v2 in int8 with scales from calibration, others {IN_INT8}",
+        SIZES,
+        REAL,
+        precision=STATIC,
+    ),
     "bert-base-int8": Subject(f"BERT-base, random weights, {IN_INT8}", SIZES, precision="int8"),
     f"minilm-l3{HELD}": Subject("paraphrase-MiniLM-L3-v2, all engines held to AVX2", SIZES, REAL, held=True),
     f"bert-base{HELD}": Subject(
@@ -108,12 +117,22 @@ def target_of(subject: Subject) -> str:
     return find_target("x86-64-v3" if subject.held else "host").name
 
 
+def calibration_in(folder: Path) -> Path:
+    """`folder`, with the requests that all engines calibrate on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, request in enumerate(calibration(fetched)):
+        np.savez(folder / f"{i:02}.npz", allow_pickle=False, **request)
+    return folder
+
+
 def compile_in_process(model: Path, name: str, target: str, output: Path, precision: str) -> dict[str, float]:
     """What a second compile took, when the kernels are cached: seconds and peak bytes."""
     taken: dict[str, float] = {}
     for _ in range(2):
         command = ["compile", str(model), "--name", name, "--target", target, "-o", str(output)]
         command += ["--precision", precision]
+        if precision == STATIC:
+            command += ["--calibration", str(calibration_in(output.parent / "calibration"))]
         started = time.perf_counter()
         child = os.posix_spawn(
             sys.executable,
@@ -169,8 +188,9 @@ def measure(name: str, folder: Path, given: argparse.Namespace) -> Iterator[Resu
         yield {"not_measured": why}
         return
     sizes = [size for size in subject.sizes if not given.sizes or size in given.sizes]
-    own_files = subject.precision == "int8"  # peers run files that their own quantizers made
-    others = peer_models(model, name, folder / "models", fetched) if own_files else {}
+    own_files = subject.precision in ("int8", STATIC)  # peers run files that their own quantizers made
+    # The same files for static scales: theirs differ in nothing.
+    others = peer_models(model, name.removesuffix("-static"), folder / "models", fetched) if own_files else {}
     # Most threads first: an engine may count the processors it has once in a process.
     for threads, size in product(sorted(given.threads, reverse=True), sizes):
         if "points" in given.parts:

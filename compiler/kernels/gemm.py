@@ -14,7 +14,6 @@ What a step of k is, `arithmetic` says: one f32, or a word of several narrower e
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TypeAlias
@@ -23,10 +22,12 @@ import numpy as np
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import Panels
-from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
-from isthmus.kernels.builder import Builder, Expr, Memory, Register
+from isthmus.kernels.arithmetic import F32, Arithmetic
+from isthmus.kernels.builder import Expr, Memory, Register
+from isthmus.kernels.byte_steps import Steps
+from isthmus.kernels.gemm_ends import Ends, Tile
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.math import ACTIVATIONS, Function
+from isthmus.kernels.math import ACTIVATIONS
 from isthmus.kernels.math_short import SHORT
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, gemm_tile
@@ -42,14 +43,6 @@ BLOCK = 16
 FEW_TILES = 5
 # Blocks before the end of a tile at which its result is fetched, and what the next one starts with.
 ENDING = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Tile:
-    """A register tile: `rows` x `vectors` accumulators, beside one row of weights and one broadcast."""
-
-    rows: int
-    vectors: int
 
 
 def tile_of(target: Target, arithmetic: type[Arithmetic] = F32) -> Tile:
@@ -97,26 +90,29 @@ def kernel(
     arithmetic: type[Arithmetic] = F32,
     rounded: bool = False,
     short: bool = False,
+    steps: Steps | None = None,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of panels.
 
-    `void gemm_<arithmetic>[_res][_<activation>[_short]][_rounded](x, w, bias, [residual,] y, k, n, ldx,
-    [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and y[rows, n]
-    have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is padded to
-    whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch, unless
-    it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the activation
-    is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch of
-    `copy_words`.
+    `void gemm_<arithmetic>[_res][_<activation>[_short]][_rounded|_<steps>](x, w, bias, [residual,] y, k, n,
+    ldx, [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and
+    y[rows, n] have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is
+    padded to whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch,
+    unless it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the
+    activation is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch
+    of `copy_words`. `steps`, where ends come late: y are bytes, and what those need comes before k.
     """
+    if steps is not None and (rounded or not arithmetic.late):
+        raise CompilerBug(f"gemm_{arithmetic.name} makes no bytes")
     known = SHORT if short else ACTIVATIONS
     if activation is not None and activation not in known:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
     name = f"{activation}_short" if short else activation
-    symbol = symbol_of(arithmetic.name, name, residual, rounded)
-    function = known[activation] if activation else None
+    symbol = symbol_of(arithmetic.name, name, residual, rounded) + ("" if steps is None else steps.suffix)
+    function, shape = known[activation] if activation else None, tile_of(target, arithmetic)
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _Gemm(symbol, target, function, residual, arithmetic, rounded).kernel(),
+        lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded, steps).kernel(),
     )
 
 
@@ -126,60 +122,31 @@ def symbol_of(arithmetic: str, activation: str | None, residual: bool, rounded: 
     return "_".join([f"gemm_{arithmetic}", *ends])
 
 
-class _Gemm:
-    """The parts of one GEMM kernel while it is written."""
-
-    def __init__(
-        self,
-        symbol: str,
-        target: Target,
-        activation: Function | None,
-        residual: bool,
-        arithmetic: type[Arithmetic],
-        rounded: bool,
-    ) -> None:
-        k = self.k = Builder(symbol, target)
-        self.shape = tile_of(target, arithmetic)
-        self.lanes = k.lanes
-        self.width = panel_width(target)
-        self.line = arithmetic.line(target.caches.line_bytes)  # words
-        self.activation = activation
-        self.x = k.input("x", arithmetic.x)
-        self.w = k.input("w", arithmetic.w)
-        self.arithmetic = arithmetic(k)
-        self.bias = k.input("bias")
-        self.residual = k.input("residual") if residual else None
-        self.rounded = rounded
-        self.y = k.output("y", "uint16" if rounded else "float32")
-        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
-        self.depth = k.size("k")
-        self.columns = k.size("n")
-        self.ldx = k.size("ldx")
-        self.ldr = k.size("ldr") if residual else None
-        self.ldy = k.size("ldy")
-        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
-        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
+class _Gemm(Ends):
+    """The tiles of one GEMM kernel while it is written."""
 
     def kernel(self) -> Kernel:
         return self.k.later(self.body)
 
     def body(self) -> None:
         k, shape, group = self.k, self.shape, self.arithmetic.group
+        self.line = self.arithmetic.line(k.target.caches.line_bytes)  # words
         # Steps of K, those of whole words and all, with which panels are laid out.
         self.steps = self.depth if group == 1 else k.let("whole_steps", k.divide(self.depth, group))
         self.pitch = self.depth if group == 1 else k.let("all_steps", k.divide_up(self.depth, group))
         self.stage = k.stack("stage", shape.rows * self.width)
         rows = k.let("rows", self.row_end - self.row_begin)
         with k.when(rows > 0):
+            if self.bytes is not None:
+                self.bytes.prepare()
             tiles = k.let("tiles", k.divide_up(rows, shape.rows))
             height = k.let("height", k.divide(rows, tiles))
             taller = k.let("taller", k.remainder(rows, tiles))
             self._plan_prefetches(tiles)
             self.only = k.equal(tiles, 1)
-            # Sums wait in y between two chunks, for which bf16 is too little.
             most = most_depth(self.k.target, self.arithmetic.word_bytes)
             deep = k.larger(k.divide_up(self.steps, most), 1)
-            chunks = 1 if self.rounded else k.let("chunks", deep)
+            chunks = 1 if self.narrow else k.let("chunks", deep)
             with k.loop("chunk", 0, chunks) as chunk:
                 self._chunk(chunk, chunks)
                 with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:
@@ -271,28 +238,6 @@ class _Gemm:
         ]
         self.k.choose(cases, partial(self._tile, heights[0], weights_of, widens))
 
-    def _fill_stage(self, height: Expr, left: Expr) -> None:
-        """What the sums of a partial panel start with, besides the bias."""
-        k = self.k
-        if self.residual is not None and not self.arithmetic.late:
-            with k.when(self.starts):
-                self._copy(self.residual, self.ldr, height, left, to_stage=True)
-        if self.rounded:
-            return
-        with k.when(tirx.Not(self.starts)):
-            self._copy(self.y, self.ldy, height, left, to_stage=True)
-
-    def _copy(self, matrix: Memory, pitch: Expr, rows: Expr, columns: Expr, *, to_stage: bool) -> None:
-        """The valid columns of a partial tile, between a matrix and the stage."""
-        k = self.k
-        with k.loop("i", 0, rows) as i:
-            line = matrix.at((self.first + i) * pitch + self.column, "line")
-            with k.loop("j", 0, columns) as j:
-                if to_stage:
-                    self.stage.store(i * self.width + j, line.load(j))
-                else:
-                    line.store(j, self._result(self.stage.load(i * self.width + j)))
-
     def _tile(self, rows: int, weights_of: WeightsOf, widens: bool) -> None:
         k = self.k
         spare = -rows % self.arithmetic.together
@@ -373,47 +318,6 @@ class _Gemm:
             for j in range(self.shape.vectors):
                 line.prefetch(j * self.lanes)
 
-    def _start(self, accumulators: list[list[Register]]) -> None:
-        """Bias, and the residual if there is one; after the first chunk, the sums so far."""
-        k = self.k
-        if self.rounded:
-            self._begin(accumulators)
-            return
-        with k.when(self.starts):
-            self._begin(accumulators)
-        with k.otherwise():
-            self._load(accumulators, self.y, self.ldy, add=False)
-
-    def _begin(self, accumulators: list[list[Register]]) -> None:
-        k, late = self.k, self.arithmetic.late
-        places = [self.column + j * self.lanes for j in range(self.shape.vectors)]
-        initial = self.arithmetic.initial if late else self.bias.load
-        values = [k.let(f"initial{j}", initial(place, self.lanes)) for j, place in enumerate(places)]
-        for row in accumulators:
-            for register, value in zip(row, values, strict=True):
-                register.set(value)
-        if self.residual is not None and not late:
-            self._load(accumulators, self.residual, self.ldr, add=True)
-
-    def _load(self, accumulators: list[list[Register]], matrix: Memory, pitch: Expr, *, add: bool) -> None:
-        """The tile's part of a matrix into the accumulators; from the stage where the panel is partial."""
-        k = self.k
-        with k.when(self.whole):
-            for i, row in enumerate(accumulators):
-                line = matrix.at((self.first + i) * pitch + self.column, f"r{i}")
-                for j, register in enumerate(row):
-                    value = self._sum(line.load(j * self.lanes, self.lanes))
-                    register.set(register.value + value if add else value)
-        with k.otherwise():
-            for i, row in enumerate(accumulators):
-                for j, register in enumerate(row):
-                    value = self._sum(self.stage.load(i * self.width + j * self.lanes, self.lanes))
-                    register.set(register.value + value if add else value)
-
-    def _sum(self, stored: Expr) -> Expr:
-        """A sum that was put aside among floats: integers lie there with their own bits."""
-        return self.k.bits(stored, self.arithmetic.sums) if self.arithmetic.late else stored
-
     def _multiply(
         self, accumulators: list[list[Register]], x_rows: list[Memory], weights_of: WeightsOf, kk: Expr
     ) -> None:
@@ -457,116 +361,3 @@ class _Gemm:
         assert self.copy is not None
         places = [self._elements(kk * self.width + j * self.lanes) for j in range(self.shape.vectors)]
         return [self.arithmetic.kept(self.copy, place, self.lanes) for place in places]
-
-    def _value(self, register: Register, i: int, j: int) -> Expr:
-        if self.arithmetic.late:
-            return self.k.bits(register.value, "float32")
-        return self.arithmetic.value(register.value, self.first + i, self.column + j * self.lanes)
-
-    def _result(self, value: Expr) -> Expr:
-        """A finished value as y has it."""
-        return round_bf16(self.k, value) if self.rounded else value
-
-    def _finish(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
-        """Out: straight to y, or to the stage where there is more to do."""
-        k = self.k
-        if self.arithmetic.late:
-            self._finish_late(accumulators, y_rows)
-            return
-        through = self.whole if self.activation is None else tirx.And(self.whole, tirx.Not(self.ends))
-        with k.when(through):
-            for i, (row, line) in enumerate(zip(accumulators, y_rows, strict=True)):
-                for j, register in enumerate(row):
-                    line.store(j * self.lanes, self._result(self._value(register, i, j)))
-        with k.otherwise():
-            self._stage(accumulators)
-
-    def _finish_late(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
-        """Whole panels straight from the registers, where what comes late is little code."""
-        k = self.k
-        if self.activation is not None:
-            self._stage(accumulators)
-            return
-        with k.when(tirx.And(self.whole, self.ends)):
-            for i, (row, line) in enumerate(zip(accumulators, y_rows, strict=True)):
-                extra = self._residual_line(i, "added") if self.residual is not None else None
-                for j, register in enumerate(row):
-                    place = j * self.lanes
-                    added = extra.load(place, self.lanes) if extra is not None else None
-                    line.store(place, self._concluded(register.value, i, place, added))
-        with k.otherwise():
-            self._stage(accumulators)
-
-    def _residual_line(self, i: Expr, name: str) -> Memory:
-        """Row i of the tile in the residual, from its column on."""
-        assert self.residual is not None
-        return self.residual.at((self.first + i) * self.ldr + self.column, name)
-
-    def _concluded(self, total: Expr, i: Expr, place: int, added: Expr | None) -> Expr:
-        """A finished sum in row i, `place` columns into the panel, with all that comes late."""
-        k, column = self.k, self.column + place
-        value = self.arithmetic.value(total, self.first + i, column)
-        value = k.let("value", value + self.bias.load(column, self.lanes))
-        value = value if added is None else k.let("value", value + added)
-        return value if self.activation is None else self.activation(k, value)
-
-    def _stage(self, accumulators: list[list[Register]]) -> None:
-        for i, row in enumerate(accumulators):
-            for j, register in enumerate(row):
-                self.stage.store(i * self.width + j * self.lanes, self._value(register, i, j))
-
-    def _conclude(self, height: Expr, left: Expr) -> None:
-        """What of a tile with all that comes late was staged: one copy of this code for all heights."""
-        k = self.k
-        edge = k.stack("edge", self.width)
-        done = tirx.And(self.whole, self.ends) if self.activation is None else tirx.const(False, "bool")
-        with k.when(tirx.And(self.ends, tirx.Not(done))), k.loop("i", 0, height) as i:
-            staged = self.stage.at(i * self.width, "staged")
-            added = self._late_residual(i, left, edge)
-            values = []
-            for j, place in enumerate(range(0, self.width, self.lanes)):
-                total = self._sum(staged.load(place, self.lanes))
-                values.append(self._concluded(total, i, place, added[j].value if added else None))
-            line = self.y.at((self.first + i) * self.ldy + self.column, "line")
-            with k.when(self.whole):
-                for j, value in enumerate(values):
-                    line.store(j * self.lanes, value)
-            with k.otherwise():
-                for j, value in enumerate(values):
-                    edge.store(j * self.lanes, value)
-                with k.loop("j", 0, left) as j:
-                    line.store(j, edge.load(j))
-        with k.when(tirx.Not(self.ends)):
-            self._copy(self.y, self.ldy, height, k.smaller(left, self.width), to_stage=False)
-
-    def _late_residual(self, i: Expr, left: Expr, edge: Memory) -> list[Register]:
-        """Row i of the residual of this panel; through `edge` where the panel is partial."""
-        k = self.k
-        if self.residual is None:
-            return []
-        added = [k.register(f"added{j}", self.lanes, 0.0) for j in range(self.shape.vectors)]
-        line = self._residual_line(i, "residual_line")
-        with k.when(self.whole):
-            for j, register in enumerate(added):
-                register.set(line.load(j * self.lanes, self.lanes))
-        with k.otherwise():
-            with k.loop("j", 0, left) as j:
-                edge.store(j, line.load(j))
-            for j, register in enumerate(added):
-                register.set(edge.load(j * self.lanes, self.lanes))
-        return added
-
-    def _activate(self, height: Expr, activation: Function) -> None:
-        """The activation of a staged tile: one copy of its code for all heights, and little is lost by it."""
-        k = self.k
-        with k.loop("i", 0, height) as i:
-            line = self.y.at((self.first + i) * self.ldy + self.column, "line")
-            staged = self.stage.at(i * self.width, "staged")
-            places = range(0, self.width, self.lanes)
-            values = [activation(k, k.let("sum", staged.load(j, self.lanes))) for j in places]
-            with k.when(self.whole):
-                for j, value in enumerate(values):
-                    line.store(j * self.lanes, self._result(value))
-            with k.otherwise():
-                for j, value in enumerate(values):
-                    staged.store(j * self.lanes, value)

@@ -16,10 +16,10 @@ from isthmus.target import Target
 def kernel(target: Target, residual: bool, result: Result = "f32") -> Kernel:
     """y = (s - mean(s)) / sqrt(mean((s - mean(s))^2) + eps) * scale + bias with s = x + residual, row by row.
 
-    `void layer_norm_f32[_res][_rounded|_both|_int8|_uint8](x, [residual,] scale, bias, [y,] [y_rounded,]
-    [scales, bytes,] eps, n, ldx, [ldr,] [ldy,] [ldy_rounded,] [lds, ldb,] row_begin, row_end)`; rows are
-    `ld*` elements apart. y may be x, or residual, with the same pitch. The mean comes first, then the
-    variance of what is left (one pass for both would cancel).
+    `void layer_norm_f32[_res][_rounded|_both|_int8|_uint8|_<steps>](x, [residual,] scale, bias, [y,]
+    [y_rounded,] [scales,] [bytes,] [what steps need,] eps, n, ldx, [ldr,] [ldy,] [ldy_rounded,] [lds,] [ldb,]
+    row_begin, row_end)`; rows are `ld*` elements apart. y may be x, or residual, with the same pitch. The
+    mean comes first, then the variance of what is left (one pass for both would cancel).
     """
     if residual and result == "rounded":
         raise CompilerBug("the sums with a residual are kept in a y of f32")
@@ -65,6 +65,7 @@ def _kernel(symbol: str, target: Target, residual: bool, kind: Result) -> Kernel
 
     def body() -> None:
         count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))
+        result.prepare()
         by_fours(k, row_begin, row_end, partial(rows_from, count_inverse))
 
     return k.later(body)

@@ -17,9 +17,9 @@ SYMBOL = "rms_norm_f32"
 def kernel(target: Target, result: Result = "f32") -> Kernel:
     """y = x / sqrt(mean(x^2) + eps) * scale, row by row.
 
-    `void rms_norm_f32[_rounded|_both|_int8|_uint8](x, scale, [y,] [y_rounded,] [scales, bytes,] eps, n, ldx,
-    [ldy,] [ldy_rounded,] [lds, ldb,] row_begin, row_end)`; rows are `ld*` elements apart. y may be x, with
-    the same pitch.
+    `void rms_norm_f32[_rounded|_both|_int8|_uint8|_<steps>](x, scale, [y,] [y_rounded,] [scales,] [bytes,]
+    [what steps need,] eps, n, ldx, [ldy,] [ldy_rounded,] [lds,] [ldb,] row_begin, row_end)`; rows
+    are `ld*` elements apart. y may be x, with the same pitch.
     """
     symbol = SYMBOL + result_suffix(result)
     return Kernel.deferred(target.symbol(symbol), lambda: _kernel(symbol, target, result))
@@ -52,6 +52,7 @@ def _kernel(symbol: str, target: Target, kind: Result) -> Kernel:
 
     def body() -> None:
         count_inverse = k.let("count_inverse", 1.0 / k.cast(n, "float32"))
+        result.prepare()
         by_fours(k, row_begin, row_end, partial(rows_from, count_inverse))
 
     return k.later(body)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from isthmus.kernels.arithmetic import round_bf16
-from isthmus.kernels.builder import Builder, Expr
+from isthmus.kernels.builder import Builder, Expr, lanes_of
 from isthmus.kernels.byte_rows import MIDDLE, ByteRows, largest_of_rows
+from isthmus.kernels.byte_steps import ByteSteps, Steps
 
 # What a kernel gives: f32, the same rounded to bf16, or both; or f32 and its rows as such bytes, each at its
-# own scale.
-Result = Literal["f32", "rounded", "both", "int8", "uint8"]
+# own scale, or at known steps.
+Result: TypeAlias = Literal["f32", "rounded", "both", "int8", "uint8"] | Steps
 
 
 class ResultRows:
@@ -21,7 +22,9 @@ class ResultRows:
         self.k, self.kind = k, kind
         self.y = k.output("y") if kind != "rounded" else None
         self.copy = k.output("y_rounded", "uint16") if kind in ("rounded", "both") else None
-        self.bytes = ByteRows(k, kind) if kind in MIDDLE else None
+        self.bytes = ByteRows(k, kind) if isinstance(kind, str) and kind in MIDDLE else None
+        self.stepped = k.output("bytes", kind.dtype) if isinstance(kind, Steps) else None
+        self.steps = ByteSteps(k, kind) if isinstance(kind, Steps) else None
 
     def distances(self) -> None:
         """The parameters that say how far rows lie apart: `ldy`, `ldy_rounded`; `lds` of scales, `ldb`."""
@@ -29,6 +32,12 @@ class ResultRows:
         self.ld_copy = self.k.size("ldy_rounded") if self.copy is not None else None
         if self.bytes is not None:
             self.bytes.distances()
+        self.ldb = self.k.size("ldb") if self.stepped is not None else None
+
+    def prepare(self) -> None:
+        """What is the same for all rows, computed once."""
+        if self.steps is not None:
+            self.steps.prepare()
 
     def rows(self, first: Expr, count: int) -> list[ResultRow]:
         return [ResultRow(self, first + i, i) for i in range(count)]
@@ -66,15 +75,22 @@ class ResultRow:
         self.k = result.k
         self.y = None if result.y is None else result.y.at(row * result.ldy, f"y{i}")
         self.copy = None if result.copy is None else result.copy.at(row * result.ld_copy, f"c{i}")
+        self.steps = result.steps
+        self.bytes = None if result.stepped is None else result.stepped.at(row * result.ldb, f"b{i}")
 
     def store(self, j: Expr, value: Expr) -> None:
         if self.copy is not None:
             value = self.k.let("result", value)
             self.copy.store(j, round_bf16(self.k, value))
+        if self.bytes is not None and self.steps is not None:
+            value = self.k.let("result", value)
+            self.bytes.store(j, self.steps.bytes(value, j, lanes_of(value)))
         if self.y is not None:
             self.y.store(j, value)
 
 
 def result_suffix(kind: Result) -> str:
     """What kernels' names end with."""
+    if isinstance(kind, Steps):
+        return kind.suffix
     return "" if kind == "f32" else f"_{kind}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 from isthmus.ir.dims import Dim, Shape, product
@@ -15,16 +14,13 @@ from isthmus.kernels import (
     attention_tiles,
     gemm,
     gemm_tiles,
-    layer_norm,
     loops,
     pack,
-    rms_norm,
     softmax,
     sparse,
 )
 from isthmus.kernels.arithmetic import F32, HalfWeights, bf16_of
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.row_results import Result
 from isthmus.lowering import lines, ragged
 from isthmus.lowering.expressions import NestBuilder
 from isthmus.lowering.plan import Arg, Fault, Number, Pitch, Pointer, Real, Scratch, Sizes
@@ -140,81 +136,6 @@ def sparse_sizes(target: Target, x: Value, stored: Blocks) -> list[Arg]:
 def distance(pitch: Dim | Pitch) -> Arg:
     """The distance between rows, as an argument."""
     return pitch if isinstance(pitch, Pitch) else Number(pitch)
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Where the rows of a norm go: f32, bf16, or both, or f32 and bytes, and what a call is told of that."""
-
-    kind: Result
-    places: dict[Value, View]
-    distances: list[Dim | Pitch]
-
-    @property
-    def pointers(self) -> list[Arg]:
-        pairs = zip(self.places.values(), self.distances, strict=True)
-        return [Pointer(view.buffer, view.offset, pitch) for view, pitch in pairs]
-
-    def call(self, state: Lowering, kernel: Kernel, args: list[Arg], value: Value, rows: Dim) -> None:
-        first, *others = (view.buffer for view in self.places.values())
-        state.call(kernel, args, first, value, rows, row_local=True, copies=tuple(others))
-        state.views.update(self.places)
-
-
-def _row_results(state: Lowering, value: Value) -> _Rows:
-    copy, scaled = state.rounded_copy(value), state.scaled_bytes(value)
-    kind: Result = "rounded" if value.attr("rounded") else "f32" if copy is None else "both"
-    values = [value] if copy is None else [value, copy]
-    if copy is None and scaled is not None:
-        kind = "uint8" if scaled[1].dtype is DType.U8 else "int8"
-        values += scaled
-    places, distances = {}, []
-    for each in values:
-        places[each], between = row_result(state, each, static_size(each, state, each.shape[-1]))
-        distances.append(between)
-    return _Rows(kind, places, distances)
-
-
-def _layer_norm(state: Lowering, value: Value) -> None:
-    require_f32(value, state.target, result=not value.attr("rounded"))
-    x, scale, bias, *residual = value.args
-    width = static_size(value, state, value.shape[-1])
-    source, rows, ldx = state.rows(x)
-    others = [state.rows(r) for r in residual]
-    gains = [state.contiguous(v) for v in (scale, bias)]
-    results = _row_results(state, value)
-    args: list[Arg] = [
-        Pointer(source.buffer, source.offset, ldx),
-        *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
-        *(Pointer(view.buffer, view.offset) for view in gains),
-        *results.pointers,
-        Real(value.attr("epsilon")),
-        Number(width),
-        distance(ldx),
-        *(distance(pitch) for _, _, pitch in others),
-        *map(distance, results.distances),
-    ]
-    kernel = layer_norm.kernel(state.target, bool(residual), results.kind)
-    results.call(state, kernel, args, value, rows)
-
-
-def _rms_norm(state: Lowering, value: Value) -> None:
-    require_f32(value, state.target, result=not value.attr("rounded"))
-    x, scale = value.args
-    width = static_size(value, state, value.shape[-1])
-    source, rows, ldx = state.rows(x)
-    gain = state.contiguous(scale)
-    results = _row_results(state, value)
-    args: list[Arg] = [
-        Pointer(source.buffer, source.offset, ldx),
-        Pointer(gain.buffer, gain.offset),
-        *results.pointers,
-        Real(value.attr("epsilon")),
-        Number(width),
-        distance(ldx),
-        *map(distance, results.distances),
-    ]
-    results.call(state, rms_norm.kernel(state.target, results.kind), args, value, rows)
 
 
 def _softmax(state: Lowering, value: Value) -> None:
@@ -391,8 +312,6 @@ def _reduce(state: Lowering, value: Value) -> None:
 
 HANDLERS: Mapping[str, Handler] = {
     "linear": _linear,
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
     "softmax": _softmax,
     "attention": _attention,
     "matmul": _matmul,

@@ -8,14 +8,18 @@ from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
-from isthmus.kernels import block_gemm, block_row, byte_rows, gemm, quantize_rows, sparse
+from isthmus.kernels import block_gemm, block_row, byte_rows, byte_steps, gemm, quantize_rows, sparse
 from isthmus.kernels.builder import C_TYPES
 from isthmus.kernels.byte_arithmetic import Bytes, HalfOfQuads, arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result, sparse_sizes
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
 from isthmus.lowering.state import Handler, Lowering, not_on_target, require_f32, static_size
+from isthmus.lowering.steps import Stepped
 from isthmus.lowering.views import View, whole
+
+# The least step of bytes at which short forms of activations serve: they are 2e-4 off, a twentieth of it.
+COARSE = 1 / 256
 
 
 def _scale(state: Lowering, scale: Value) -> tuple[Pointer, Arg]:
@@ -59,6 +63,7 @@ def _integer_linear(state: Lowering, value: Value) -> None:
     k, n = w.t.static_shape
     activation = None if value.attr("activation") == "none" else value.attr("activation")
     scratch: list[Arg] = []
+    made = None if isinstance(stored, Blocks) else state.stepped(value, alone=True)
     if isinstance(stored, Blocks):
         shape = (stored.outputs, stored.inputs)
         kernel = sparse.kernel(
@@ -68,8 +73,10 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         tile, sums = sparse.scratch_words(state.target, stored, (k, n), arithmetic)
         scratch = [Scratch(tile), Scratch(sums, tile)]
     else:
-        short = activation in SHORT and state.becomes_bytes(value)
-        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short)
+        coarse = state.becomes_bytes(value) or (made is not None and made.step >= COARSE)
+        short = activation in SHORT and coarse
+        steps = None if made is None else made.steps
+        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short, steps=steps)
         width = stored.width
         if arithmetic.widened:
             scratch = [Scratch(gemm.copy_words(state.target, k, arithmetic))]
@@ -77,7 +84,8 @@ def _integer_linear(state: Lowering, value: Value) -> None:
     others = [state.rows(r) for r in residual]
     scale, lds = _scale(state, x_scale)
     vectors = [_columns(state, v, width) for v in (offset, w_scale, bias)]
-    place, ldy = row_result(state, value, n)
+    result = value if made is None else made.value
+    place, ldy = row_result(state, result, n)
     args: list[Arg] = [
         Pointer(source.buffer, source.offset, ldx),
         Pointer(state.view(w).buffer),
@@ -88,13 +96,14 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
         Pointer(place.buffer, place.offset, ldy),
         *scratch,
+        *([] if made is None else made.args(state.weight)),
         Number(k),
         Number(n),
         *(sparse_sizes(state.target, x, stored) if isinstance(stored, Blocks) else []),
         *map(distance, (ldx, *(pitch for _, _, pitch in others), ldy)),
     ]
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
-    state.views[value] = place
+    state.views[result] = place
 
 
 def _kind(value: Value) -> str:
@@ -134,6 +143,10 @@ def _block_linear(state: Lowering, value: Value) -> None:
 
 
 def _quantize_rows(state: Lowering, value: Value) -> None:
+    made = state.steps_of(value)
+    if made is not None:
+        _stepped_rows(state, made)
+        return
     x, scale, zero = value.args
     width = static_size(value, state, x.shape[-1])
     source, rows, ldx = state.rows(x)
@@ -151,6 +164,24 @@ def _quantize_rows(state: Lowering, value: Value) -> None:
         distance(ldy),
     ]
     kernel = quantize_rows.kernel(state.target, "uint8" if str(value.dtype) == "u8" else "int8")
+    state.call(kernel, args, place.buffer, value, rows, row_local=True)
+    state.views[value] = place
+
+
+def _stepped_rows(state: Lowering, made: Stepped) -> None:
+    value = made.value
+    width = static_size(value, state, value.shape[-1])
+    source, rows, ldx = state.rows(made.rows)
+    place, ldy = row_result(state, value, width)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        Pointer(place.buffer, place.offset, ldy),
+        *made.args(state.weight),
+        Number(width),
+        distance(ldx),
+        distance(ldy),
+    ]
+    kernel = byte_steps.kernel(state.target, made.steps)
     state.call(kernel, args, place.buffer, value, rows, row_local=True)
     state.views[value] = place
 

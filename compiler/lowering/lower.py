@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus.ir.graph import Graph, Program
-from isthmus.lowering import heavy, integers
+from isthmus.lowering import heavy, integers, norms
 from isthmus.lowering.memory import plan_memory
 from isthmus.lowering.parts import find_parts
 from isthmus.lowering.plan import Plan, Port
@@ -22,7 +22,7 @@ def choose(graph: Graph, target: Target) -> Lowering:
 
     Raises `ModelError` listing every op that the target has no kernel for.
     """
-    lowering = Lowering(graph, target, {**heavy.HANDLERS, **integers.HANDLERS})
+    lowering = Lowering(graph, target, {**heavy.HANDLERS, **norms.HANDLERS, **integers.HANDLERS})
     lowering.run()
     return lowering
 

@@ -18,6 +18,7 @@ from isthmus.kernels.byte_rows import MIDDLE
 from isthmus.kernels.kernel import Kernel, Parameter
 from isthmus.lowering.expressions import GENERATORS, VIEWS, NestBuilder, is_expression
 from isthmus.lowering.plan import Arg, Call, Counted, Fault, Number, Pitch, Pointer, Sizes
+from isthmus.lowering.steps import Stepped, stepped_values
 from isthmus.lowering.views import Buffer, View, whole
 from isthmus.ops.integer import quantize_rows
 from isthmus.ops.pointwise import cast
@@ -57,6 +58,11 @@ class Lowering:
         self._bytes = {
             v.args[0]: (v.args[1], v) for v in graph.nodes() if v.op is quantize_rows and _at_own_scales(v)
         }
+        self._steps = {found.value: found for found in stepped_values(graph)}
+        self._stepped: dict[Value, Stepped] = {}
+        for found in self._steps.values():
+            if found.value not in self._outputs:
+                self._stepped.setdefault(found.rows, found)
 
     def run(self) -> None:
         for i, value in enumerate(self.graph.inputs):
@@ -82,6 +88,16 @@ class Lowering:
         write both besides."""
         found = self._bytes.get(value)
         return None if found is None or any(each in self._outputs for each in found) else found
+
+    def stepped(self, value: Value, *, alone: bool = False) -> Stepped | None:
+        """The bytes at constant steps that `value` becomes, for kernels that can write them besides; `alone`:
+        instead, if nothing else reads it."""
+        found = self._stepped.get(value)
+        return None if alone and (self._uses[value] > 1 or value in self._outputs) else found
+
+    def steps_of(self, value: Value) -> Stepped | None:
+        """What makes `value`, if that are bytes at constant steps."""
+        return self._steps.get(value)
 
     def becomes_bytes(self, value: Value) -> bool:
         """Whether nothing reads `value` but what makes bytes of its rows, at their own scales."""
@@ -156,6 +172,11 @@ class Lowering:
         result = self.allocate(value)
         self.views[value] = self.store(value, result)
         return result
+
+    def weight(self, value: Value) -> View:
+        """Where a constant lies, before its turn too."""
+        self.visit(value)
+        return self.views[value]
 
     def store(self, value: Value, place: View) -> View:
         """Add the call that computes the expression `value` into `place`."""

@@ -76,8 +76,8 @@ integer_linear = Op(
         "i8 [K, N], offset i32 [N], x_scale f32 [] or [..., 1], w_scale and bias f32 [N], residual [..., N]. "
         "Sums are exact in i32, and wrap; each step in f32 rounds once, in the order written, and no two are "
         "fused: but for activations other than relu, every chip gives the same bits. GELU may be off by 2e-4 "
-        "where nothing but `row_scale` and `quantize_rows` at that scale read the result. A zero point z of "
-        "x is the offset -z * (sum of w over K)."
+        "where nothing but `quantize_rows` reads the result, at scales of rows or steps of 1/256 or more. A "
+        "zero point z of x is the offset -z * (sum of w over K)."
     ),
 )
 

@@ -13,6 +13,7 @@ from isthmus.lowering.lower import lower
 from isthmus.ops.integer import integer_linear, quantize_rows
 from isthmus.ops.movement import full
 from isthmus.ops.nn import layer_norm, rms_norm
+from isthmus.ops.pointwise import mul
 from isthmus.ops.quantize import row_scale
 from isthmus.passes import pipeline
 from isthmus.target import discover
@@ -87,6 +88,51 @@ def test_short_forms_where_only_bytes_are_made(activation: str) -> None:
     assert kernels(second, first)[1] == f"gemm_i8_{activation}"
     # Whole numbers in, whole numbers out: what is exact stays so.
     assert kernels(product(product(rows(), "w", "relu"), "v"))[1] == "gemm_i8_relu"
+
+
+def at_steps(x: Value, name: str, scale: float = 1.0, factors: Value | None = None) -> Value:
+    """x, as bytes at a constant step, by a matrix."""
+    one = full(shape=(), value=scale, dtype=DType.F32)
+    rows_ = x if factors is None else mul(x, factors)
+    bytes_ = quantize_rows(rows_, one, full(shape=(), value=-3.0, dtype=DType.I8))
+    w = constant(name, np.random.default_rng(3).integers(-127, 128, (8, 8)).astype(np.int8))
+    offset = constant(f"{name}.offset", np.zeros(8, np.int32))
+    return integer_linear(bytes_, w, offset, one, weights(f"{name}.scale", 8), weights(f"{name}.bias", 8))
+
+
+def test_known_steps_are_taken_by_whoever_makes_the_rows() -> None:
+    normal = layer_norm(rows(), weights("gain", 8), weights("shift", 8), epsilon=1e-5)
+    factors = weights("factors", 8)
+    assert kernels(at_steps(normal, "w", 0.5)) == ["layer_norm_f32_uint8_over", "gemm_i8"]
+    assert kernels(at_steps(normal, "w"), normal)[0] == "layer_norm_f32_uint8_whole"
+    assert kernels(at_steps(normal, "w", 1.0, factors), normal)[0] == "layer_norm_f32_uint8_times"
+    first = product(rows(), "w", "relu")
+    assert kernels(at_steps(first, "v", 0.5))[1:] == ["gemm_i8_relu_uint8_over", "gemm_i8"]
+    assert kernels(at_steps(first, "v", 1.0, factors))[1:] == ["gemm_i8_relu_uint8_times", "gemm_i8"]
+    assert kernels(at_steps(rows(), "v", 1.0, factors)) == ["step_rows_uint8_times", "gemm_i8"]
+
+
+def test_rows_that_others_read_are_written() -> None:
+    first = product(rows(), "w", "relu")
+    assert kernels(at_steps(first, "v", 0.5), first)[1:] == [
+        "gemm_i8_relu",
+        "step_rows_uint8_over",
+        "gemm_i8",
+    ]
+    scaled = mul(first, weights("factors", 8))
+    found = kernels(at_steps(scaled, "v"), scaled)
+    assert found[1] == "gemm_i8_relu" and "step_rows_uint8_whole" in found
+
+
+def test_a_scale_beyond_the_ordinary_is_divided_by() -> None:
+    found = kernels(at_steps(rows(), "w", 2.0**-70))
+    assert "quantize_rows_uint8" in found
+
+
+def test_short_forms_where_steps_are_coarse() -> None:
+    first = product(rows(), "w", "gelu")
+    assert kernels(at_steps(first, "v", 0.01))[1] == "gemm_i8_gelu_short_uint8_over"
+    assert kernels(at_steps(first, "v", 0.003))[1] == "gemm_i8_gelu_uint8_over"
 
 
 def test_an_output_is_written_on_its_own() -> None:

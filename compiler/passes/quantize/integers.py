@@ -16,6 +16,8 @@ Element: TypeAlias = Literal["integer", "e2m1", "e4m3", "e5m2"]
 # Parts of the full range that are tried for 4 bits: without the few largest numbers all others are finer.
 REACHES_4_BITS = tuple(sign * (1 - 0.025 * i) for i in range(17) for sign in (1, -1))
 REACHES_8_BITS = (1.0,)
+# Beside rows of one scale, whose errors are larger, the matrix has to leave room for them.
+REACHES_BESIDE_STATIC = (1.0, 0.97, 0.94, 0.9)
 # The largest number of a group becomes 6, less than that, or 4: floats are finer there.
 REACHES_E4M3 = (*(1 - 0.025 * i for i in range(17)), 1.25, 1.5)
 # Powers of two: the one the specification takes, at which numbers may be cut off, and the next.
@@ -125,7 +127,7 @@ def fit(w: Array, scheme: Scheme, importance: Array | None = None) -> Grid:
     best: Grid | None = None
     least: Array | None = None
     for reach in _reaches(scheme):
-        if reach < 0 and not scheme.symmetric:
+        if reach < 0 and scheme.has_zero_points:
             continue
         grid = _grid(parts, scheme, reach, axis)
         error = np.sum(np.square(grid.numbers(grid.integers(parts)) - parts) * counts, axis, keepdims=True)
@@ -144,7 +146,9 @@ def fit(w: Array, scheme: Scheme, importance: Array | None = None) -> Grid:
 def _reaches(scheme: Scheme) -> tuple[float, ...]:
     match scheme.format:
         case "integer":
-            return REACHES_4_BITS if scheme.bits == 4 else REACHES_8_BITS
+            if scheme.bits == 4:
+                return REACHES_4_BITS
+            return REACHES_BESIDE_STATIC if scheme.activations == "static" else REACHES_8_BITS
         case "fp8-e4m3" | "fp8-e5m2":
             return REACHES_FP8
         case "mxfp8" | "mxfp4":
@@ -180,7 +184,7 @@ def _grid(parts: Array, scheme: Scheme, reach: float, axis: int) -> Grid:
     """The grid that reaches that part of the way to the largest numbers, for each scale of its own."""
     if scheme.format != "integer":
         return _grid_of_floats(parts, scheme, reach, axis)
-    if scheme.symmetric:
+    if not scheme.has_zero_points:
         most = (1 << scheme.bits - 1) - 1
         # Kernels of 8 bits want -127..127. In 4 bits the 16th number counts: a negative scale puts it above.
         low = -most if scheme.bits == 8 else -most - 1

@@ -26,7 +26,8 @@ class Scheme:
 
     `group`: that many elements of a column share a scale, in f16; 0: a whole column does, in f32.
     `activations`: float, or integers of 8 bits with a scale for each row found at run time (dynamic) or
-    with one from calibration (static). `symmetric`: no zero points, of the matrix and of static rows.
+    with one from calibration (static). `symmetric`: no zero points, of the matrix and of static rows. (A
+    matrix in whole columns has none where rows are integers: sums of bytes know none.)
     `format`: integers, or floats. In 8 bits E4M3 or E5M2 with scales like those of integers (fp8-e4m3,
     fp8-e5m2), or E4M3 with powers of two (mxfp8, in groups of 32). In 4 bits E2M1 with powers of two (mxfp4,
     of 32), or with scales that are E4M3 times a power of two for the whole matrix (nvfp4, of 16).
@@ -37,6 +38,11 @@ class Scheme:
     activations: Activations = "float"
     symmetric: bool = True
     format: Format = "integer"
+
+    @property
+    def has_zero_points(self) -> bool:
+        """Whether the matrix has any."""
+        return not self.symmetric and (self.activations == "float" or self.group > 0)
 
     def __str__(self) -> str:
         if self.format != "integer":

@@ -71,8 +71,8 @@ class Quantize:
 
 def _in_integers(node: Value, layer: Layer, recipe: LayerRecipe, only_user: bool) -> Value:
     x, _, bias, *rest = node.args
-    if recipe.divide is not None:
-        x = divided(x, recipe.divide, only_user, layer.name)
+    if (by := _divisor(recipe)) is not None:
+        x = divided(x, by, only_user, layer.name)
     if recipe.bias is not None:
         bias = constant(f"{layer.name}.bias", recipe.bias.astype(np.float32))
     return linear(
@@ -83,6 +83,15 @@ def _in_integers(node: Value, layer: Layer, recipe: LayerRecipe, only_user: bool
         activation=node.attr("activation"),
         loc=node.loc,
     )
+
+
+def _divisor(recipe: LayerRecipe) -> Array | None:
+    """What the columns of the rows are divided by. The scale of static rows is part of it: a product with a
+    constant rounds to nearly what a division does, and is there already, or goes into a norm."""
+    if recipe.rows is None:
+        return recipe.divide
+    columns = np.ones(len(recipe.matrix.q)) if recipe.divide is None else recipe.divide
+    return np.asarray(columns * np.float64(recipe.rows.scale))
 
 
 def divided(x: Value, by: Array, only_user: bool, name: str) -> Value:
@@ -102,11 +111,11 @@ def _rows(x: Value, recipe: LayerRecipe, name: str) -> Value:
         scale = row_scale(x, loc=x.loc)
         return dequantize(quantize(x, scale, dtype=DType.I8, loc=x.loc), scale, loc=x.loc)
     grid = recipe.rows
-    step = full(shape=(), value=float(grid.scale), dtype=DType.F32)
+    one, step = (full(shape=(), value=v, dtype=DType.F32) for v in (1.0, float(grid.scale)))
     if grid.zero is None:
-        return dequantize(quantize(x, step, dtype=DType.I8, loc=x.loc), step, loc=x.loc)
+        return dequantize(quantize(x, one, dtype=DType.I8, loc=x.loc), step, loc=x.loc)
     zero = full(shape=(), value=float(grid.zero), dtype=DType.U8)
-    return dequantize(quantize(x, step, zero, dtype=DType.U8, loc=x.loc), step, zero, loc=x.loc)
+    return dequantize(quantize(x, one, zero, dtype=DType.U8, loc=x.loc), step, zero, loc=x.loc)
 
 
 def _matrix(layer: Layer, recipe: LayerRecipe) -> Value:

@@ -276,6 +276,7 @@ def _bytes() -> Iterator[Case]:
         offset = constant(f"{maker.name} offset", np.zeros(n, np.int32))
         w = maker.whole_weight(width, n)
         yield maker.case(integer_linear(quantize_rows(x, scale, point), w, offset, scale, *vectors), 0.0)
+    yield from _bytes_at_steps()
     yield from _sparse_bytes()
     yield from _halves()
     yield from _blocks()
@@ -283,6 +284,39 @@ def _bytes() -> Iterator[Case]:
     maker = Maker("bytes", "row_scale of rows, zeros among them")
     x, none = maker.floats("f32[b,n,19]", -9, 9), maker.floats("f32[b,1,1]", 0, 0)
     yield maker.case(row_scale(movement.concat(x, pointwise.mul(x, none), axis=1)), 0.0)
+
+
+def _bytes_at_steps() -> Iterator[Case]:
+    """Bytes at constant steps, of products, norms and other rows: whoever makes these makes the bytes."""
+    for dtype, zero in ((DType.I8, -7), (DType.U8, 102)):
+        for scale in (1.0, 0.031):
+            for width in (5, 70):
+                what = f"{dtype} at steps of {scale}, width {width}"
+                maker = Maker("bytes", f"rows as {what}")
+                yield maker.case(
+                    _stepped(maker, maker.floats(f"f32[b,n,{width}]", -9, 9), dtype, zero, scale)
+                )
+                for activation, residual in (("none", True), ("relu", False)):
+                    maker = Maker("bytes", f"integer_linear {activation} as {what}")
+                    x = maker.integers("i8[n,b,66]")
+                    vectors = [constant(f"{maker.name} {i}", maker.scales(width)) for i in range(2)]
+                    offset = constant(f"{maker.name} offset", np.arange(width, dtype=np.int32) * 101 - 2000)
+                    rest = [maker.floats(f"f32[n,b,{width}]")] if residual else []
+                    w, of = maker.whole_weight(66, width), maker.floats("f32[]", 0.001, 0.02)
+                    made = integer_linear(x, w, offset, of, *vectors, *rest, activation=activation)
+                    yield maker.case(_stepped(maker, made, dtype, zero, scale))
+
+
+def _stepped(maker: Maker, rows: Value, dtype: DType, zero: int, scale: float) -> Value:
+    """`rows` as bytes; at steps of 1 their columns have factors."""
+    if scale == 1.0:
+        width = rows.t.shape[-1]
+        assert isinstance(width, int)
+        rows = pointwise.mul(rows, constant(f"{maker.name} factors", maker.scales(width) * np.float32(100)))
+    one, point = (movement.full(shape=(), value=v, dtype=t) for v, t in ((scale, DType.F32), (zero, dtype)))
+    made = quantize_rows(rows, one, point)
+    # Bytes that are outputs are written on their own.
+    return pointwise.add(pointwise.cast(made, dtype=DType.I32), pointwise.cast(made, dtype=DType.I32))
 
 
 def _sparse_bytes() -> Iterator[Case]:

@@ -27,7 +27,7 @@ def test_every_number_is_half_a_step_off_unless_cut(scheme: Scheme, symmetric: b
     error = np.abs(grid.numbers(integers.q) - parts)
     assert inside.mean() > 0.5
     assert (error <= np.abs(np.broadcast_to(grid.scale, error.shape)) * 0.501)[inside].all()
-    assert integers.q.dtype == (np.int8 if symmetric else np.uint8)
+    assert integers.q.dtype == (np.uint8 if scheme.has_zero_points else np.int8)
     assert (
         (integers.q.shape == (64 // scheme.group, scheme.group, 10)) if scheme.group else integers.q.ndim == 2
     )

@@ -16,10 +16,11 @@ from isthmus.ir.printer import show
 from isthmus.ir.store import dump
 from isthmus.ir.types import Array, DType, Halves, Packed, Powers
 from isthmus.ir.verify import check
+from isthmus.ops.integer import integer_linear
 from isthmus.ops.text import load, parse
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.layers import FIRST, LAST, layers_of
-from isthmus.passes.quantize.options import SCHEMES, Quantization, Scheme
+from isthmus.passes.quantize.options import SCHEMES, Activations, Quantization, Scheme
 from isthmus.passes.quantize.phase import Quantize
 from isthmus.passes.quantize.recipe import Recipe, make_recipe
 from isthmus.passes.quantize.statistics import Observed
@@ -171,6 +172,17 @@ def test_a_matrix_in_integers_runs_through_the_whole_pipeline() -> None:
         made = pipeline.run(program, TARGET, quantize=(Quantize(recipe),), verify="each")
         meant = Quantize(recipe)(program, TARGET, lambda _: None)
         np.testing.assert_allclose(answer(made), answer(meant), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_in_integers_are_multiplied_as_integers(activations: Activations, symmetric: bool) -> None:
+    program = feed_forward()
+    asked = Quantization(Scheme(activations=activations, symmetric=symmetric))
+    made = pipeline.run(
+        program, TARGET, quantize=(Quantize(make_recipe(program, asked, statistics(program))),)
+    )
+    assert [node.op for node in made.main.nodes()].count(integer_linear) == 2
 
 
 def test_smoothing_goes_into_the_norm_or_becomes_a_product() -> None:
