@@ -16,8 +16,6 @@ Element: TypeAlias = Literal["integer", "e2m1", "e4m3", "e5m2"]
 # Parts of the full range that are tried for 4 bits: without the few largest numbers all others are finer.
 REACHES_4_BITS = tuple(sign * (1 - 0.025 * i) for i in range(17) for sign in (1, -1))
 REACHES_8_BITS = (1.0,)
-# Beside rows of one scale, whose errors are larger, the matrix has to leave room for them.
-REACHES_BESIDE_STATIC = (1.0, 0.97, 0.94, 0.9)
 # The largest number of a group becomes 6, less than that, or 4: floats are finer there.
 REACHES_E4M3 = (*(1 - 0.025 * i for i in range(17)), 1.25, 1.5)
 # Powers of two: the one the specification takes, at which numbers may be cut off, and the next.
@@ -146,9 +144,7 @@ def fit(w: Array, scheme: Scheme, importance: Array | None = None) -> Grid:
 def _reaches(scheme: Scheme) -> tuple[float, ...]:
     match scheme.format:
         case "integer":
-            if scheme.bits == 4:
-                return REACHES_4_BITS
-            return REACHES_BESIDE_STATIC if scheme.activations == "static" else REACHES_8_BITS
+            return REACHES_4_BITS if scheme.bits == 4 else REACHES_8_BITS
         case "fp8-e4m3" | "fp8-e5m2":
             return REACHES_FP8
         case "mxfp8" | "mxfp4":

@@ -86,9 +86,10 @@ class Quantization:
     rounding; AWQ is for float rows. `smooth` moves outliers of the rows into the matrix: by default, static
     rows have theirs found and moved; a number is the strength of SmoothQuant for all rows in integers, 0
     leaves them. Where nothing is moved, `observer` chooses the range of static rows. `correct_bias` takes the
-    mean error of a product out of its bias. All but rounding needs data. Where rows are integers, attention
-    multiplies bytes as well on chips with an instruction for words of four, else rounds to bf16 where there
-    is one for pairs (not in tiles yet); `attention` may allow only "bf16", or "f32", which rounds nothing.
+    mean error of a product out of its bias; by default, where rows are static. All but rounding needs data.
+    Where rows are integers, attention multiplies bytes as well on chips with an instruction for words of
+    four, else rounds to bf16 where there is one for pairs (not in tiles yet); `attention` may allow only
+    "bf16", or "f32", which rounds nothing.
     """
 
     scheme: Scheme | str = "int8"
@@ -96,7 +97,7 @@ class Quantization:
     method: Method | None = None
     observer: Observer = "mse"
     smooth: float | None = None
-    correct_bias: bool = False
+    correct_bias: bool | None = None
     protect: bool = True
     attention: Attention = "int8"
 

@@ -159,9 +159,10 @@ def _decide(layer: Layer, scheme: Scheme, quantization: Quantization, seen: Obse
     else:
         integers = round_to_grid(w, scheme, seen.squares / (1 if by is None else np.square(by)))
     rows = _static_rows(seen, by, quantization, scheme) if scheme.activations == "static" else None
-    bias = (
-        corrected_bias(layer, w - integers.matrix(w.shape), seen, by) if quantization.correct_bias else None
-    )
+    corrects = quantization.correct_bias
+    if corrects is None:
+        corrects = scheme.activations == "static"
+    bias = corrected_bias(layer, w - integers.matrix(w.shape), seen, by) if corrects else None
     return LayerRecipe(scheme, integers, by, rows, bias)
 
 
