@@ -59,7 +59,7 @@ def made(steps: Steps, width: int, scale: float = 0.0371, zero: int = 3) -> Made
     return Made(steps, factors.astype(np.float32), float(np.float32(scale)), zero)
 
 
-@pytest.mark.parametrize("width", [1, 15, 16, 17, 100, 384])
+@pytest.mark.parametrize("width", [1, 17, 384])
 @pytest.mark.parametrize("steps", ALL, ids=lambda steps: steps.suffix)
 def test_rows(steps: Steps, width: int, target: Target, compiled: Compiled) -> None:
     call = compiled(byte_steps.kernel(target, steps))
@@ -101,7 +101,7 @@ def test_quotients_are_rounded_as_such(target: Target, compiled: Compiled) -> No
 
 
 @pytest.mark.parametrize("norm", ["layer", "layer with residual", "rms"])
-@pytest.mark.parametrize("width", [1, 16, 37, 384])
+@pytest.mark.parametrize("width", [1, 37])
 def test_rows_of_norms(width: int, norm: str, target: Target, compiled: Compiled) -> None:
     """The same y as without bytes, and beside it what a kernel of its own makes of that."""
     random = np.random.default_rng(width)
@@ -177,7 +177,7 @@ class Product(Operands):
 
 
 @pytest.mark.parametrize("steps", ALL, ids=lambda steps: steps.suffix)
-@pytest.mark.parametrize("columns", [1, 47, 48, 49, 100])
+@pytest.mark.parametrize("columns", [47, 100])
 def test_products(columns: int, steps: Steps, chip: Target, kernels: Callable[..., Call]) -> None:
     """Every height of tiles, whole panels and not, from sums of both signs beyond both limits."""
     to = made(steps, columns, 1.0 if steps.way == "whole" else 0.011)

