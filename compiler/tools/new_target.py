@@ -153,7 +153,9 @@ def _byte_products(found: ByteProducts | None) -> str:
     if found is None:
         return "None"
     quads = f", quads={_python(found.quads)}" if found.quads else ""
-    return f"ByteProducts({_python(found.intrinsic)}, {found.neighbours}, unsigned={found.unsigned}{quads})"
+    narrower = f", narrower={found.narrower!r}" if found.narrower else ""
+    named = f"unsigned={found.unsigned}{quads}{narrower}"
+    return f"ByteProducts({_python(found.intrinsic)}, {found.neighbours}, {named})"
 
 
 def _runners(runners: Sequence[Runner]) -> str:
