@@ -36,16 +36,16 @@ class Steps:
 
 
 class ByteSteps:
-    """The parameters of a kernel that makes bytes: `[factors,] [scale,] zero`, and how it does.
+    """The parameters of a kernel that makes bytes: `[factors,] [step,] zero`, and how it does.
 
-    factors are f32 for each column; scale, within `byte_rows.ORDINARY`, and zero are numbers. Halves go to
+    factors are f32 for each column; step, the scale, within `byte_rows.ORDINARY`, and zero are numbers. Halves go to
     the even neighbour, NaN to the least number.
     """
 
     def __init__(self, k: Builder, steps: Steps) -> None:
         self.k, self.steps = k, steps
         self.factors = k.input("factors") if steps.way == "times" else None
-        self.scale = k.scalar("scale") if steps.way == "over" else None
+        self.scale = k.scalar("step") if steps.way == "over" else None
         self.zero = k.size("zero")
 
     def prepare(self) -> None:
@@ -83,7 +83,7 @@ class ByteSteps:
 def kernel(target: Target, steps: Steps) -> Kernel:
     """y = the bytes of x, row by row.
 
-    `void step_rows_<dtype>_<way>(x, y, [factors,] [scale,] zero, n, ldx, ldy, row_begin, row_end)`; rows are
+    `void step_rows_<dtype>_<way>(x, y, [factors,] [step,] zero, n, ldx, ldy, row_begin, row_end)`; rows are
     `ld*` elements apart.
     """
     symbol = f"step_rows{steps.suffix}"
