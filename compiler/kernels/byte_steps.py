@@ -38,8 +38,8 @@ class Steps:
 class ByteSteps:
     """The parameters of a kernel that makes bytes: `[factors,] [step,] zero`, and how it does.
 
-    factors are f32 for each column; step, the scale, within `byte_rows.ORDINARY`, and zero are numbers. Halves go to
-    the even neighbour, NaN to the least number.
+    factors are f32 for each column; step, the scale, within `byte_rows.ORDINARY`, and zero are numbers.
+    Halves go to the even neighbour, NaN to the least number.
     """
 
     def __init__(self, k: Builder, steps: Steps) -> None:
