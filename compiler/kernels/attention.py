@@ -77,8 +77,8 @@ def kernel(
     mask, and batch b is the rows [ends[b - 1], ends[b]). A mask has one number for each row, and no strides.
 
     `mixed`: q, k, v and out are bf16 (`attention_bf16_..`), multiplied by the target's instruction for pairs
-    of them, see `attention_pairs`. `rounds`: they are f32 and are rounded to
-    be multiplied: to bf16 (`attention_f32_bf16_..`), or to bytes (`attention_f32_i8_..`, `attention_bytes`).
+    of them, see `attention_pairs`. `rounds`: they are f32, and rounded to be
+    multiplied: to bf16 (`attention_f32_bf16_..`), or to bytes (`attention_f32_i8_..`, `attention_bytes`).
     """
     if head_dim < 1 or value_dim < 1:
         raise CompilerBug(f"attention with head dimensions {head_dim} and {value_dim}")
@@ -197,7 +197,7 @@ class _Attention:
         k, shape = self.k, self.shape
         padded = k.let("padded", k.divide_up(self.longest, shape.block) * shape.block)
         packed_v = self.scratch.at(padded * shape.words, "v_start")
-        value_rows = padded if shape.elements == 1 else k.divide_up(padded, shape.elements)
+        value_rows = k.divide_up(padded, shape.elements)
         queries = packed_v.at(value_rows * shape.value_pitch, "q_start")
         scores = queries.at(shape.group * shape.words, "scores_start")
         results = scores.at(shape.rows * CHUNK, "results_start")

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 from isthmus.errors import CompilerBug
 from isthmus.kernels.attention_pairs import line_of
 from isthmus.kernels.attention_shape import BLOCK_VECTORS, FOUR
 from isthmus.kernels.attention_tile import Chunk, Rows, Steps
 from isthmus.kernels.builder import Expr, Memory, Register, Value, vector_type
-from isthmus.kernels.math import ROUND, ROUND_BITS
+from isthmus.kernels.math import ROUND, ROUND_BITS, magnitude_bits
 from isthmus.kernels.math_short import exp_negative
 from isthmus.kernels.panels import transpose_panel
 from isthmus.kernels.tir import tirx
@@ -32,7 +31,6 @@ MIDDLE = 128  # what unsigned bytes of a query stand for 0 with
 POWERS = {True: 255, False: 127}  # the largest power, unsigned or not
 # Rows whose largest number is below have no digits to keep: a scale for them could not be inverted.
 TINY = 2.0**-100
-MAGNITUDE = 0x7FFFFFFF  # all bits of a float but its sign
 
 
 def multiplies_bytes(target: Target) -> bool:
@@ -50,7 +48,7 @@ class ByteSteps(Steps):
         if words is None or extra is None:
             raise CompilerBug(f"{k.target.name} declares no products of four bytes")
         super().scale_by(scale)
-        self.words, self.extra = words, extra
+        self.products, self.extra = words, extra
         self.query_scales = k.stack("query_scales", self.shape.group)
         self.value_scale = k.stack("value_scale", 1)
 
@@ -63,7 +61,7 @@ class ByteSteps(Steps):
         scale = self._scale(self._largest(lines))
         self.query_scales.store(number, scale * self.scale)
         inverse = k.let("inverse", 1.0 / scale)
-        middle = MIDDLE if self.words.unsigned else 0
+        middle = MIDDLE if self.products.unsigned else 0
         self._store_bytes(lines, inverse, copy, middle)
 
     def pack_keys(self, source: Memory, pitch: Expr, first: Expr, keys: Expr, block: Memory) -> None:
@@ -78,7 +76,7 @@ class ByteSteps(Steps):
         with k.loop("j", there, shape.block) as j:
             extra.scales.store(first + j, 0.0)
         transpose_panel(k, extra.stage, block, shape.words, there, shape.words, shape.block)
-        if self.words.unsigned:
+        if self.products.unsigned:
             self._start_sums(first, block)
 
     def _start_sums(self, first: Expr, block: Memory) -> None:
@@ -88,7 +86,7 @@ class ByteSteps(Steps):
         for v in range(BLOCK_VECTORS):
             total = k.register("shift", lanes, 0, "int32")
             with k.loop("word", 0, shape.words) as word:
-                total.set(self._dot(total.value, shifted, block.load(word * shape.block + v * lanes, lanes)))
+                self._add(total, shifted, self._line(block.load(word * shape.block + v * lanes, lanes)))
             self.extra.initial.store(first + v * lanes, k.constant(0, total.value) - total.value)
 
     def pack_values(self, source: Memory, pitch: Expr, keys: Expr) -> None:
@@ -97,7 +95,7 @@ class ByteSteps(Steps):
         largest = k.register("largest", lanes, 0, "int32")
         with k.loop("j", 0, keys) as j:
             for line in self._lines(source.at(j * pitch, "value"), shape.value_width):
-                largest.set(tirx.max(largest.value, self._magnitude(line)))
+                largest.set(tirx.max(largest.value, magnitude_bits(self.k, line)))
         scale = self._scale(k.reduce(largest.value, tirx.max))
         self.value_scale.store(0, scale)
         inverse = k.let("inverse", k.spread(1.0 / scale, lanes))
@@ -122,15 +120,10 @@ class ByteSteps(Steps):
         lanes = self.shape.lanes
         return [self.k.let("line", line_of(self.k, row, at, width, lanes)) for at in range(0, width, lanes)]
 
-    def _magnitude(self, line: Expr) -> Expr:
-        """|line| as integers, which are ordered as floats are, with NaN above everything."""
-        bits = self.k.bits(line, "int32")
-        return tirx.bitwise_and(bits, self.k.constant(MAGNITUDE, bits))
-
     def _largest(self, lines: Sequence[Expr]) -> Expr:
-        largest = self._magnitude(lines[0])
+        largest = magnitude_bits(self.k, lines[0])
         for line in lines[1:]:
-            largest = self.k.let("largest", tirx.max(largest, self._magnitude(line)))
+            largest = self.k.let("largest", tirx.max(largest, magnitude_bits(self.k, line)))
         return self.k.reduce(largest, tirx.max)
 
     def _scale(self, largest: Expr) -> Expr:
@@ -152,7 +145,7 @@ class ByteSteps(Steps):
         totals = k.tile("total", height, BLOCK_VECTORS, lanes, "int32")
         for v in range(BLOCK_VECTORS):
             start = k.constant(0, totals[0][v].value)
-            if self.words.unsigned:
+            if self.products.unsigned:
                 start = k.let("start", self.extra.initial.load(key + v * lanes, lanes))
             for registers in totals:
                 registers[v].set(start)
@@ -170,27 +163,22 @@ class ByteSteps(Steps):
                 registers[v].set(k.cast(totals[i][v].value, "float32") * scales * scale)
         return tile
 
-    def _multiply(
-        self, tile: Sequence[Sequence[Register]], factors: Memory, pitch: int, step: Expr, line: Memory
-    ) -> None:
-        k, lanes = self.k, self.shape.lanes
-        loaded = [k.let("line", line.load(v * lanes, lanes)) for v in range(len(tile[0]))]
-        for i, row in enumerate(tile):
-            word = k.bits(factors.load(i * pitch + step), "int32")
-            factor = k.let("factor", self._word_everywhere(word))
-            for register, vector in zip(row, loaded, strict=True):
-                register.set(self._dot(register.value, factor, vector))
+    def _line(self, words: Expr) -> Expr:
+        return self._as_bytes(words)
+
+    def _factor(self, word: Expr) -> Expr:
+        return self._word_everywhere(self.k.bits(word, "int32"))
+
+    def _add(self, register: Register, factor: Expr, line: Expr) -> None:
+        """Bytes of the factor, unsigned perhaps, times those of the line."""
+        dtype = vector_type("int32", self.shape.lanes)
+        register.set(self.k.intrinsic(dtype, self.products.intrinsic, register.value, factor, line))
 
     def _word_everywhere(self, word: Expr) -> Expr:
         return self._as_bytes(self.k.spread(word, self.shape.lanes, "int32"))
 
     def _as_bytes(self, vector: Expr) -> Expr:
         return tirx.reinterpret(vector_type("int8", FOUR * self.shape.lanes), vector)
-
-    def _dot(self, sums: Expr, x: Expr, words: Expr) -> Expr:
-        """Sums and the products of bytes x, unsigned perhaps, with those of words."""
-        dtype = vector_type("int32", self.shape.lanes)
-        return self.k.intrinsic(dtype, self.words.intrinsic, sums, x, self._as_bytes(words))
 
     # Softmax
 
@@ -201,7 +189,7 @@ class ByteSteps(Steps):
         """The powers of a block, as bytes, take the first quarter of the place of its scores."""
         k, shape, scores = self.k, self.shape, self.parts.scores
         # Powers up to the largest byte, not up to 1.
-        shift = self.lanewise.load(i * shape.lanes) - math.log(POWERS[self.words.unsigned])
+        shift = self.lanewise.load(i * shape.lanes) - math.log(POWERS[self.products.unsigned])
         level = k.let("level", k.spread(shift, shape.lanes))
         sums = [k.register(f"sum{v}", shape.lanes, 0.0) for v in range(BLOCK_VECTORS)]
         with k.loop("kb", 0, blocks) as kb:
@@ -232,19 +220,3 @@ class ByteSteps(Steps):
             for register, value in zip(registers, row, strict=True):
                 register.add(value)
         self._leave(tile, rows, chunk, lines, first)
-
-    def _add_values(self, tile: Sequence[Sequence[Register]], chunk: Chunk, keys: Expr, first: Value) -> None:
-        k, shape = self.k, self.shape
-        whole = k.let("whole", k.divide(keys, shape.block))
-        fours = shape.block // FOUR
-
-        def multiply(kb: Expr, j: Expr) -> None:
-            four = k.divide(chunk.start, FOUR) + kb * fours + j
-            line = self.parts.packed_v.at(four * shape.value_pitch + first)
-            powers = self.parts.scores.at(kb * (shape.rows * shape.block), "block_powers")
-            self._multiply(tile, powers, shape.block, j, line)
-
-        with k.loop("kb", 0, whole) as kb:
-            self._steps(fours, partial(multiply, kb))
-        with k.loop("j", 0, k.divide_up(keys - whole * shape.block, FOUR)) as j:
-            multiply(whole, j)

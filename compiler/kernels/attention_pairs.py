@@ -9,7 +9,6 @@ the powers are rounded after they were summed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from isthmus.kernels.arithmetic import round_bf16, rounded_pair
 from isthmus.kernels.attention_shape import BLOCK_VECTORS, PAIR, Shape
@@ -115,18 +114,15 @@ class PairSteps(Steps):
     def pack_values(self, source: Memory, pitch: Expr, keys: Expr) -> None:
         pack_values(self.k, self.shape, source, pitch, keys, self.parts.packed_v)
 
-    def _multiply(
-        self, tile: Sequence[Sequence[Register]], factors: Memory, pitch: int, step: Expr, line: Memory
-    ) -> None:
-        k, lanes = self.k, self.shape.lanes
-        dtype = vector_type("float32", lanes)
-        vectors = (k.bits(line.load(v * lanes, lanes), "int32") for v in range(len(tile[0])))
-        loaded = [k.let("line", vector) for vector in vectors]
-        for i, row in enumerate(tile):
-            word = k.bits(factors.load(i * pitch + step), "int32")
-            factor = k.let("factor", k.spread(word, lanes, "int32"))
-            for register, vector in zip(row, loaded, strict=True):
-                register.set(k.helper(dtype, "dot_bf16", register.value, factor, vector))
+    def _line(self, words: Expr) -> Expr:
+        return self.k.bits(words, "int32")
+
+    def _factor(self, word: Expr) -> Expr:
+        return self.k.spread(self.k.bits(word, "int32"), self.shape.lanes, "int32")
+
+    def _add(self, register: Register, factor: Expr, line: Expr) -> None:
+        dtype = vector_type("float32", self.shape.lanes)
+        register.set(self.k.helper(dtype, "dot_bf16", register.value, factor, line))
 
     def _scaled(self, tile: Sequence[Sequence[Register]]) -> None:
         scale = self.k.let("scale", self.k.spread(self.scale, self.shape.lanes))
@@ -145,22 +141,6 @@ class PairSteps(Steps):
                 total.add(power)
             self.parts.powers.store(places[0] * PAIR, rounded_pair(k, *powers))
         self._keep_sums(row, sums, chunk)
-
-    def _add_values(self, tile: Sequence[Sequence[Register]], chunk: Chunk, keys: Expr, first: Value) -> None:
-        k, shape = self.k, self.shape
-        whole = k.let("whole", k.divide(keys, shape.block))
-        pairs = shape.block // PAIR
-
-        def multiply(kb: Expr, j: Expr) -> None:
-            pair = k.divide(chunk.start, PAIR) + kb * pairs + j
-            line = self.parts.packed_v.at(pair * shape.value_pitch + first)
-            powers = self.parts.scores.at(kb * (shape.rows * shape.block), "block_powers")
-            self._multiply(tile, powers, shape.block, j, line)
-
-        with k.loop("kb", 0, whole) as kb:
-            self._steps(pairs, partial(multiply, kb))
-        with k.loop("j", 0, k.divide_up(keys - whole * shape.block, PAIR)) as j:
-            multiply(whole, j)
 
     def _store_values(self, line: Memory, first: Value, start: int, value: Expr, width: int) -> None:
         if line.dtype != "float32":

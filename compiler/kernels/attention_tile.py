@@ -186,11 +186,22 @@ class Steps:
     ) -> None:
         """tile[i][v] += factors[i * pitch + step] * line[v], the vectors of the line."""
         k, lanes = self.k, self.shape.lanes
-        loaded = [k.let("line", line.load(v * lanes, lanes)) for v in range(len(tile[0]))]
+        loaded = [k.let("line", self._line(line.load(v * lanes, lanes))) for v in range(len(tile[0]))]
         for i, row in enumerate(tile):
-            factor = k.let("factor", k.spread(factors.load(i * pitch + step), lanes))
+            factor = k.let("factor", self._factor(factors.load(i * pitch + step)))
             for register, vector in zip(row, loaded, strict=True):
-                register.add(factor * vector)
+                self._add(register, factor, vector)
+
+    def _line(self, words: Expr) -> Expr:
+        """A vector of words of k or v as it is multiplied."""
+        return words
+
+    def _factor(self, word: Expr) -> Expr:
+        """A word of q, or of powers, as it is multiplied by a line."""
+        return self.k.spread(word, self.shape.lanes)
+
+    def _add(self, register: Register, factor: Expr, line: Expr) -> None:
+        register.add(factor * line)
 
     def _add_mask(
         self, tile: Sequence[Sequence[Register]], rows: Rows, key: Expr, mask: Memory | None
@@ -378,16 +389,18 @@ class Steps:
 
     def _add_values(self, tile: Sequence[Sequence[Register]], chunk: Chunk, keys: Expr, first: Value) -> None:
         k, shape = self.k, self.shape
-        whole = k.let("whole", k.divide(keys, shape.block))
+        whole, each = k.let("whole", k.divide(keys, shape.block)), shape.elements
+        words = shape.block // each
 
         def multiply(kb: Expr, j: Expr) -> None:
-            line = self.parts.packed_v.at((chunk.start + kb * shape.block + j) * shape.value_pitch + first)
-            scores = self.parts.scores.at(kb * (shape.rows * shape.block), "block_scores")
-            self._multiply(tile, scores, shape.block, j, line)
+            place = k.divide(chunk.start, each) + kb * words + j
+            line = self.parts.packed_v.at(place * shape.value_pitch + first)
+            powers = self.parts.scores.at(kb * (shape.rows * shape.block), "block_powers")
+            self._multiply(tile, powers, shape.block, j, line)
 
         with k.loop("kb", 0, whole) as kb:
-            self._steps(shape.block, partial(multiply, kb))
-        with k.loop("j", 0, keys - whole * shape.block) as j:
+            self._steps(words, partial(multiply, kb))
+        with k.loop("j", 0, k.divide_up(keys - whole * shape.block, each)) as j:
             multiply(whole, j)
 
     def _store_values(self, line: Memory, first: Value, start: int, value: Expr, width: int) -> None:

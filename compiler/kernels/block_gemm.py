@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
-from isthmus.kernels.block_row import CHUNK, DIGITS, MAGNITUDE, STEP, RowOfDigits, fits, products_of
+from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
 from isthmus.kernels.block_weights import BYTES, HALF, KINDS, WORD, Kind, Weights
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.math import magnitude_bits
 from isthmus.kernels.tir import tirx
 from isthmus.target import ByteProducts, Target
 
@@ -102,8 +103,7 @@ class _BlockGemm:
             row = self.x.at(self.row_begin * self.ldx, "row")
             with k.loop("step", 0, k.divide(self.depth, STEP)) as step:
                 number = k.let("number", row.load(step * STEP, STEP))
-                bits = k.bits(number, "int32")
-                largest.set(tirx.max(largest.value, tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))))
+                largest.set(tirx.max(largest.value, magnitude_bits(k, number)))
                 scratch.store(step * STEP, number * 2.0**RAISED)
             most = k.reduce(largest.value, tirx.max)
             inside = tirx.And(most >= RAISED_FROM << 23, most <= RAISED_TO << 23)

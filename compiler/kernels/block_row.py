@@ -10,6 +10,7 @@ of the last of 24 bits of the largest number of the chunk, which is what sums in
 from __future__ import annotations
 
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, vector_type
+from isthmus.kernels.math import magnitude_bits
 from isthmus.kernels.tir import tirx
 from isthmus.target import BYTES_IN_WORD, ByteProducts, Target
 
@@ -19,7 +20,6 @@ DIGITS = 3
 STEP = 8
 # The largest integer whose first digit is a byte.
 MOST = 127 << 16
-MAGNITUDE = 0x7FFFFFFF
 # The bits of 2^-80 and 2^80: between them scales and their inverses are normal numbers, whatever they meet.
 ORDINARY = ((127 - 80) << 23, (127 + 80) << 23)
 WORD = BYTES_IN_WORD
@@ -75,8 +75,7 @@ class RowOfDigits:
         k = self.k
         largest = k.register("largest", STEP, 0, "int32")
         with k.loop("step", 0, k.divide(end - first, STEP)) as step:
-            bits = k.bits(row.load(first + step * STEP, STEP), "int32")
-            largest.set(tirx.max(largest.value, tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))))
+            largest.set(tirx.max(largest.value, magnitude_bits(k, row.load(first + step * STEP, STEP))))
         return k.reduce(largest.value, tirx.max)
 
     def _digits(self, row: Memory, first: Expr, end: Expr, factor: Expr, order: list[int]) -> list[Register]:

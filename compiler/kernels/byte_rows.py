@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from isthmus.kernels.builder import Builder, Expr, Memory
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.math import ROUND, ROUND_BITS
+from isthmus.kernels.math import ROUND, ROUND_BITS, magnitude_bits
 from isthmus.kernels.rows import by_fours, reduce_rows
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
@@ -16,8 +16,6 @@ LIMITS = {"int8": (-128, 127), "uint8": (0, 255)}
 MIDDLE = {"int8": 0, "uint8": 128}
 # Scales at which quotients may be computed in several steps: nothing that matters leaves the normal numbers.
 ORDINARY = (2.0**-60, 2.0**60)
-# All bits of a float but its sign.
-MAGNITUDE = 0x7FFFFFFF
 # Six roundings: inverse, factor, product and the quotient itself are off by less, taken together.
 DOUBT = 6 * 2.0**-24
 
@@ -53,9 +51,7 @@ def largest_of_rows(k: Builder, rows: int, n: Expr, element: Callable[[int, Expr
     store as it goes."""
 
     def magnitude(i: int, j: Expr, lanes: int) -> Expr:
-        # As integers magnitudes are ordered as floats are.
-        bits = k.bits(element(i, j, lanes), "int32")
-        return tirx.bitwise_and(bits, k.constant(MAGNITUDE, bits))
+        return magnitude_bits(k, element(i, j, lanes))
 
     return reduce_rows(k, rows, n, magnitude, tirx.max, 0, "int32")
 

@@ -360,6 +360,12 @@ def absolute(k: Builder, x: Expr) -> Expr:
     return _llvm(k, "llvm.fabs", x)
 
 
+def magnitude_bits(k: Builder, x: Expr) -> Expr:
+    """|x| of f32 as i32: its bits without the sign, which are ordered as magnitudes are, NaN above all."""
+    bits = k.bits(x, "int32")
+    return tirx.bitwise_and(bits, k.constant(0x7FFFFFFF, bits))
+
+
 def floor(k: Builder, x: Expr) -> Expr:
     """The largest integer <= x."""
     return _llvm(k, "llvm.floor", x)

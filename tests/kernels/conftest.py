@@ -6,24 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from runners import native
+from runners import most_capable, native
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels.kernel import Kernel
-from isthmus.machine import Machine
 from isthmus.target import Target
-from isthmus.targets import x86_64
 
-MACHINE = Machine.here()
 # Chips with the same vectors have the same kernels: the most capable that runs here stands for all of them.
-LEVELS = tuple(
-    {
-        target.vector: target
-        for target in sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
-        if target.os == MACHINE.os
-    }.values()
-)
+LEVELS = most_capable(lambda target: target.vector)
 
 
 @pytest.fixture(scope="session", params=(*LEVELS, CHECKED_C), ids=lambda target: target.name)

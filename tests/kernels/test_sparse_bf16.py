@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from byte_operands import GUARD, loaded, pitched
-from runners import native
+from runners import most_capable, native
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
@@ -18,20 +18,12 @@ from isthmus.ir.sparse import Blocks
 from isthmus.kernels import sparse
 from isthmus.kernels.arithmetic import bf16_of
 from isthmus.kernels.kernel import Kernel
-from isthmus.machine import Machine
 from isthmus.passes.sparsify.patterns import BLOCKS_OF
 from isthmus.target import Target
-from isthmus.targets import x86_64
 
 BF16 = np.dtype(ml_dtypes.bfloat16)
 # One chip for each way of multiplying bf16: an instruction, and f32 in vectors of every width.
-CHIPS = tuple(
-    {
-        (t.vector, t.instruction("dot_bf16")): t
-        for t in sorted(x86_64.TARGETS, key=lambda t: not t.missing_on(Machine.here()))
-        if t.os == Machine.here().os
-    }.values()
-)
+CHIPS = most_capable(lambda target: (target.vector, target.instruction("dot_bf16")))
 
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)

@@ -6,23 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from runners import most_capable
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels.kernel import Kernel
-from isthmus.machine import Machine
 from isthmus.ops.integer import integer_linear
 from isthmus.target import Target
-from isthmus.targets import x86_64
 
-MACHINE = Machine.here()
-# One for each instruction that multiplies bytes and its vectors: the most capable that runs here.
-CHIPS = tuple(
-    {
-        (target.byte_products, target.vector): target
-        for target in sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
-        if target.os == MACHINE.os
-    }.values()
-)
+# One for each instruction that multiplies bytes, and its vectors.
+CHIPS = most_capable(lambda target: (target.byte_products, target.vector))
 GUARD = np.float32(12345.0)
 
 

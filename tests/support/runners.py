@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+
 import pytest
 from programs import not_run
 
 import isthmus.targets
 from isthmus.machine import Machine
 from isthmus.target import Target, discover
+from isthmus.targets import x86_64
 
 MACHINE = Machine.here()
 KNOWN = discover(isthmus.targets)
@@ -29,6 +32,13 @@ def native(target: Target) -> Target:
     if missing:
         pytest.skip(f"this machine lacks {', '.join(missing)}")
     return target
+
+
+def most_capable(key: Callable[[Target], Hashable]) -> tuple[Target, ...]:
+    """Of the levels of x86-64 with the same `key`, and so the same kernels, the most capable that runs here,
+    or the most capable of all."""
+    levels = sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
+    return tuple({key(target): target for target in levels if target.os == MACHINE.os}.values())
 
 
 def need_runner(target: Target) -> None:
