@@ -31,7 +31,9 @@ from isthmus.kernels.attention_shape import (
     FOUR,
     GROUP_TILES,
     PAIR,
+    Extra,
     Mask,
+    Parts,
     Rounds,
     Scratch,
     Shape,
@@ -39,7 +41,7 @@ from isthmus.kernels.attention_shape import (
     scratch,
     shape_of,
 )
-from isthmus.kernels.attention_tile import Chunk, Extra, Parts, Rows, Steps, scale_query
+from isthmus.kernels.attention_tile import Chunk, Rows, Steps, scale_query
 from isthmus.kernels.builder import Builder, Expr, Memory, index
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.tir import tirx

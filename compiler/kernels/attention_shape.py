@@ -1,4 +1,4 @@
-"""The sizes of an attention kernel: its tile, how it takes V, and the scratch memory it needs."""
+"""The sizes of an attention kernel: its tile, how it takes V, its scratch memory and the parts of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from isthmus.kernels.builder import Memory
 from isthmus.target import Target
 
 Mask = Literal["none", "row", "full"]
@@ -119,3 +120,28 @@ def scratch(
     if shape.elements == FOUR:
         return Scratch(per_key + 2, constant + shape.stage, shape.block)
     return Scratch(per_key, constant, shape.block)
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What rows of bytes need besides: `scales` [key], `initial` [key] (i32), what their sums start with, and
+    `stage` for a block of keys before it is transposed."""
+
+    scales: Memory
+    initial: Memory
+    stage: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Parts of the scratch memory. Rows are those of a group of tiles, `shape.rows` a tile."""
+
+    packed_k: Memory
+    packed_v: Memory
+    queries: Memory  # [row][width], times the scale
+    scores: Memory  # of one tile: [block][row][key]
+    results: Memory  # [row][value_pitch]: sums over the chunks so far
+    sums: Memory  # [row][lanes]: of the powers so far
+    mask: Memory  # a row mask, padded; or what the last block, when partial, has of a full mask
+    powers: Memory  # the scores' place, as elements of what is multiplied with v
+    extra: Extra | None = None

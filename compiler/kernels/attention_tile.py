@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from isthmus.kernels.attention_shape import BLOCK_VECTORS, CHUNK, Mask, Shape
+from isthmus.kernels.attention_shape import BLOCK_VECTORS, CHUNK, Mask, Parts, Shape
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value
 from isthmus.kernels.math import exp_negative
 from isthmus.kernels.panels import transpose_panel
@@ -38,31 +38,6 @@ class Rows:
     count: Expr
     fewest: Expr
     most: Expr
-
-
-@dataclass(frozen=True, slots=True)
-class Extra:
-    """What rows of bytes need besides: `scales` [key], `initial` [key] (i32), what their sums start with, and
-    `stage` for a block of keys before it is transposed."""
-
-    scales: Memory
-    initial: Memory
-    stage: Memory
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """Parts of the scratch memory. Rows are those of a group of tiles, `shape.rows` a tile."""
-
-    packed_k: Memory
-    packed_v: Memory
-    queries: Memory  # [row][width], times the scale
-    scores: Memory  # of one tile: [block][row][key]
-    results: Memory  # [row][value_pitch]: sums over the chunks so far
-    sums: Memory  # [row][lanes]: of the powers so far
-    mask: Memory  # a row mask, padded; or what the last block, when partial, has of a full mask
-    powers: Memory  # the scores' place, as elements of what is multiplied with v
-    extra: Extra | None = None
 
 
 def scale_query(k: Builder, width: int, row: Memory, scaled: Memory, scale: Expr) -> None:
