@@ -98,7 +98,7 @@ def byte_products(flags: tuple[str, ...]) -> ByteProducts:
 def tiles(guard: str) -> Tiles:
     """The tiles of AMX, with the text of the guard that asks for them."""
     return Tiles(
-        products=(("bf16", "llvm.x86.tdpbf16ps"),),
+        products=(("bf16", "llvm.x86.tdpbf16ps"), ("u8", "llvm.x86.tdpbusd")),
         configure="llvm.x86.ldtilecfg",
         release="llvm.x86.tilerelease",
         zero="llvm.x86.tilezero",

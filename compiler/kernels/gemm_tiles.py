@@ -1,40 +1,66 @@
 """Matrix product in tile registers: 2 x 2 tiles of sums, their ends made from a stage in the nearest cache.
 
-Rows are cut into tiles of one height, so that the tiles are set up once; the last one may begin within the
-one before, and then what both have is written once. x is read where it lies, the weights from `Interleaved`
-panels two tiles wide. Bias, residual, activation and rounding come when the sums are in the stage. A K that
-is no whole number of lines goes through copies that end in zeros.
+Elements are bf16, with sums in f32, or bytes, with exact sums in i32. Rows are cut into tiles of one height,
+so that the tiles are set up once; the last one may begin within the one before, and then what both have is
+written once. x is read where it lies, the weights from `Interleaved` panels two tiles wide. Scales, bias,
+residual, activation and the form of the result come when the sums are in the stage. A K that is no whole
+number of lines goes through copies that end in zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from isthmus.kernels import gemm
-from isthmus.kernels.arithmetic import round_bf16, rounded_pair
-from isthmus.kernels.builder import Builder, Expr, Memory, Value
+from isthmus.kernels.arithmetic import Arithmetic, DotBF16, round_bf16, rounded_pair
+from isthmus.kernels.builder import Builder, Expr, Memory, Value, lanes_of
+from isthmus.kernels.byte_arithmetic import UnsignedQuads
+from isthmus.kernels.byte_steps import ByteSteps, Steps
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
-from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS
+from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS, SHORT
 from isthmus.kernels.tiles import LINE, ROWS, WORDS, TileUnit
 from isthmus.target import TILE_COLUMNS, Target
 
 SUMS = ((0, 1), (2, 3))  # tiles of sums by tile of a and tile of b
 A, B = (4, 5), (6, 7)
 PAIR = 2
-# Elements of K in a step: a line of each row.
-GROUP = 2
-STEP = WORDS * GROUP
+# What a word holds, and what its sums become, by elements; products themselves are the unit's.
+ARITHMETIC: dict[str, type[Arithmetic]] = {"bf16": DotBF16, "u8": UnsignedQuads}
 
 
 def kernel(target: Target, activation: str | None, residual: bool, rounded: bool) -> Kernel:
     """`gemm.kernel` for x and w of bf16, with the same parameters."""
-    symbol = gemm.symbol_of("bf16", activation, residual, rounded)
     functions = ROUNDED_ACTIVATIONS if rounded else ACTIVATIONS
     function = functions[activation] if activation else None
+    symbol = gemm.symbol_of("bf16", activation, residual, rounded)
+    return _deferred(symbol, target, "bf16", function, residual, rounded, None)
+
+
+def byte_kernel(
+    target: Target, activation: str | None, residual: bool, short: bool = False, steps: Steps | None = None
+) -> Kernel:
+    """`gemm.kernel` for x of u8 and w of i8, with the same parameters and the same bits."""
+    functions = SHORT if short else ACTIVATIONS
+    function = functions[activation] if activation else None
+    name = f"{activation}_short" if short else activation
+    symbol = gemm.symbol_of("i8", name, residual, False) + ("" if steps is None else steps.suffix)
+    return _deferred(symbol, target, "u8", function, residual, False, steps)
+
+
+def _deferred(
+    symbol: str,
+    target: Target,
+    element: str,
+    function: Function | None,
+    residual: bool,
+    rounded: bool,
+    steps: Steps | None,
+) -> Kernel:
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _TileGemm(symbol, target, function, residual, rounded).kernel(),
+        lambda: _TileGemm(symbol, target, element, function, residual, rounded, steps).kernel(),
         tiles=True,
     )
 
@@ -49,14 +75,26 @@ class _Row:
 
 class _TileGemm:
     def __init__(
-        self, symbol: str, target: Target, activation: Function | None, residual: bool, rounded: bool
+        self,
+        symbol: str,
+        target: Target,
+        element: str,
+        activation: Function | None,
+        residual: bool,
+        rounded: bool,
+        steps: Steps | None,
     ) -> None:
         k = self.k = Builder(symbol, target)
-        self.activation, self.rounded = activation, rounded
-        self.line = target.caches.line_bytes // 2
-        self.x, self.w, self.bias = k.input("x", "uint16"), k.input("w", "uint16"), k.input("bias")
+        made = ARITHMETIC[element]
+        self.element, self.activation, self.rounded = element, activation, rounded
+        self.group, self.step = made.group, WORDS * made.group
+        self.line = target.caches.line_bytes * made.group // made.word_bytes
+        self.x, self.w = k.input("x", made.x), k.input("w", made.w)
+        self.arithmetic = made(k)
+        self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
-        self.y = k.output("y", "uint16" if rounded else "float32")
+        self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
+        self.bytes = ByteSteps(k, steps) if steps is not None else None
         self.depth, self.columns, self.ldx = k.size("k"), k.size("n"), k.size("ldx")
         self.ldr = k.size("ldr") if residual else None
         self.ldy = k.size("ldy")
@@ -68,16 +106,18 @@ class _TileGemm:
 
     def body(self) -> None:
         k = self.k
-        self.tile = TileUnit(k, "bf16")
-        self.stage = k.stack("stage", PAIR * ROWS * TILE_COLUMNS)
-        self.x_rest = k.stack("x_rest", PAIR * ROWS * STEP, "uint16")
-        self.w_rest = k.stack("w_rest", WORDS * TILE_COLUMNS * GROUP, "uint16")
+        self.tile = TileUnit(k, self.element)
+        self.stage = k.stack("stage", PAIR * ROWS * TILE_COLUMNS, self.arithmetic.sums)
+        self.x_rest = k.stack("x_rest", PAIR * ROWS * self.step, self.arithmetic.x)
+        self.w_rest = k.stack("w_rest", self.step * TILE_COLUMNS, self.arithmetic.w)
         rows = k.let("rows", self.row_end - self.row_begin)
-        self.pitch = k.let("panel_words", k.divide_up(self.depth, GROUP))
-        self.steps = k.let("steps", k.divide(self.depth, STEP))
-        self.rest = k.let("rest", self.depth - self.steps * STEP)
-        self.panel_elements = k.let("panel_elements", self.pitch * (TILE_COLUMNS * GROUP))
+        self.pitch = k.let("panel_words", k.divide_up(self.depth, self.group))
+        self.steps = k.let("steps", k.divide(self.depth, self.step))
+        self.rest = k.let("rest", self.depth - self.steps * self.step)
+        self.panel_elements = k.let("panel_elements", self.pitch * (TILE_COLUMNS * self.group))
         with k.when(rows > 0):
+            if self.bytes is not None:
+                self.bytes.prepare()
             tiles = k.let("tiles", k.divide_up(rows, ROWS))
             self.height = k.let("height", k.divide_up(rows, tiles))
             self.last = k.let("last", self.row_end - self.height)
@@ -111,11 +151,11 @@ class _TileGemm:
         """The last words of the panel, filled up with zeros to a whole tile."""
         k = self.k
         with k.when(self.rest > 0):
-            words = k.let("rest_words", (self.pitch - self.steps * WORDS) * (TILE_COLUMNS * GROUP))
-            source = self.panel.at(self.steps * (WORDS * TILE_COLUMNS * GROUP), "rest_start")
+            words = k.let("rest_words", (self.pitch - self.steps * WORDS) * (TILE_COLUMNS * self.group))
+            source = self.panel.at(self.steps * (self.step * TILE_COLUMNS), "rest_start")
             with k.loop("i", 0, words) as i:
                 self.w_rest.store(i, source.load(i))
-            with k.loop("i", words, WORDS * TILE_COLUMNS * GROUP) as i:
+            with k.loop("i", words, self.step * TILE_COLUMNS) as i:
                 self.w_rest.store(i, 0)
 
     def _product(self, rows: list[_Row]) -> None:
@@ -125,16 +165,16 @@ class _TileGemm:
         for line in SUMS[:count]:
             for sums in line:
                 tile.zero(sums)
-        pitch = k.let("x_bytes", self.ldx * 2)
+        pitch = k.let("x_bytes", self.ldx * (LINE // self.step))
         with k.loop("step", 0, self.steps) as step:
             with k.loop("p", 0, self.fetches) as p:
                 self.ahead.prefetch((step * self.fetches + p) * self.line, level=2)
-            weights = self.panel.at(step * (WORDS * TILE_COLUMNS * GROUP), "weights")
-            self._multiply([source.at(step * STEP, "a") for source in sources], pitch, weights)
+            weights = self.panel.at(step * (self.step * TILE_COLUMNS), "weights")
+            self._multiply([source.at(step * self.step, "a") for source in sources], pitch, weights)
         with k.when(self.rest > 0):
             for i, source in enumerate(sources):
                 self._rest_of_x(i, source)
-            self._multiply([self.x_rest.at(i * ROWS * STEP) for i in range(count)], LINE, self.w_rest)
+            self._multiply([self.x_rest.at(i * ROWS * self.step) for i in range(count)], LINE, self.w_rest)
         for i, line in enumerate(SUMS[:count]):
             for j, sums in enumerate(line):
                 place = i * ROWS * TILE_COLUMNS + j * WORDS
@@ -156,18 +196,18 @@ class _TileGemm:
             tile.load(A[i], source, 0, pitch)
             tile.multiply(SUMS[i][0], A[i], B[0])
             if i == 0:
-                tile.load(B[1], b, WORDS * GROUP, line)
+                tile.load(B[1], b, self.step, line)
             tile.multiply(SUMS[i][1], A[i], B[1])
 
     def _rest_of_x(self, i: int, source: Memory) -> None:
         """The ends of a tile's rows, filled up with zeros."""
         k = self.k
         with k.loop("r", 0, self.height) as r:
-            line = source.at(r * self.ldx + self.steps * STEP, "line")
-            copy = self.x_rest.at((i * ROWS + r) * STEP, "copy")
+            line = source.at(r * self.ldx + self.steps * self.step, "line")
+            copy = self.x_rest.at((i * ROWS + r) * self.step, "copy")
             with k.loop("j", 0, self.rest) as j:
                 copy.store(j, line.load(j))
-            with k.loop("j", self.rest, STEP) as j:
+            with k.loop("j", self.rest, self.step) as j:
                 copy.store(j, 0)
 
     def _ends(self, row: _Row, stage: Memory) -> None:
@@ -175,23 +215,47 @@ class _TileGemm:
         k, lanes = self.k, self.k.lanes
         places = range(0, TILE_COLUMNS, lanes)
         biases = [k.let("bias", self.bias.load(self.column + j, lanes)) for j in places]
+        begins = self._begins(places, lanes)
         with k.loop("r", row.fresh - row.first, self.height) as r:
             sums = stage.at(r * TILE_COLUMNS, "sums")
             line = self.y.at((row.first + r) * self.ldy + self.column, "line")
-            values = [sums.load(j, lanes) + bias for j, bias in zip(places, biases, strict=True)]
+            values = [
+                self._value(sums.load(j, lanes), begin, row.first + r, self.column + j) + bias
+                for j, begin, bias in zip(places, begins, biases, strict=True)
+            ]
             if self.residual is not None:
                 added = self.residual.at((row.first + r) * self.ldr + self.column, "added")
-                values = [value + added.load(j, lanes) for j, value in zip(places, values, strict=True)]
+                values = [
+                    self._named(value) + added.load(j, lanes) for j, value in zip(places, values, strict=True)
+                ]
             self._put(line, [self._end(k.let("sum", value)) for value in values])
+
+    def _begins(self, columns: Sequence[int], lanes: int) -> list[Expr | None]:
+        """What is added to the sums of these columns of the panel before anything else."""
+        if not self.arithmetic.late:
+            return [None for _ in columns]
+        loads = [self.arithmetic.initial(self.column + j, lanes) for j in columns]
+        return [self.k.let("begin", load) for load in loads]
+
+    def _value(self, total: Expr, begin: Expr | None, row: Expr, column: Expr) -> Expr:
+        """A sum of products as f32."""
+        return total if begin is None else self.arithmetic.value(total + begin, row, column)
+
+    def _named(self, value: Expr) -> Expr:
+        """Rounded before the next is added, where every chip gives the same bits."""
+        return self.k.let("value", value) if self.arithmetic.late else value
 
     def _put(self, line: Memory, values: list[Expr]) -> None:
         k, lanes = self.k, self.k.lanes
-        if not self.rounded:
-            for j, value in enumerate(values):
-                line.store(j * lanes, value)
-        else:
+        if self.rounded:
             for j in range(0, len(values), 2):
                 line.store(j * lanes, rounded_pair(k, *values[j : j + 2]))
+            return
+        for j, value in enumerate(values):
+            line.store(j * lanes, self._as_stored(value, self.column + j * lanes))
+
+    def _as_stored(self, value: Expr, column: Expr) -> Expr:
+        return value if self.bytes is None else self.bytes.bytes(value, column, lanes_of(value))
 
     def _end(self, value: Expr) -> Expr:
         return value if self.activation is None else self.activation(self.k, value)
@@ -200,9 +264,12 @@ class _TileGemm:
         """The same for a panel that goes beyond the last column, one by one."""
         k = self.k
         with k.loop("r", row.fresh - row.first, self.height) as r, k.loop("j", 0, left) as j:
-            value = stage.load(r * TILE_COLUMNS + j) + self.bias.load(self.column + j)
+            column = self.column + j
+            begin = self.arithmetic.initial(column, 1) if self.arithmetic.late else None
+            value = self._value(stage.load(r * TILE_COLUMNS + j), begin, row.first + r, column)
+            value = self._named(value + self.bias.load(column))
             if self.residual is not None:
-                value = value + self.residual.load((row.first + r) * self.ldr + self.column + j)
+                value = value + self.residual.load((row.first + r) * self.ldr + column)
             end = self._end(k.let("sum", value))
-            place = (row.first + r) * self.ldy + self.column + j
-            self.y.store(place, round_bf16(k, end) if self.rounded else end)
+            place = (row.first + r) * self.ldy + column
+            self.y.store(place, round_bf16(k, end) if self.rounded else self._as_stored(end, column))

@@ -8,7 +8,16 @@ from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
-from isthmus.kernels import block_gemm, block_row, byte_rows, byte_steps, gemm, quantize_rows, sparse
+from isthmus.kernels import (
+    block_gemm,
+    block_row,
+    byte_rows,
+    byte_steps,
+    gemm,
+    gemm_tiles,
+    quantize_rows,
+    sparse,
+)
 from isthmus.kernels.builder import C_TYPES
 from isthmus.kernels.byte_arithmetic import Bytes, HalfOfQuads, arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
@@ -76,7 +85,12 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         coarse = state.becomes_bytes(value) or (made is not None and made.step >= COARSE)
         short = activation in SHORT and coarse
         steps = None if made is None else made.steps
-        kernel = gemm.kernel(state.target, activation, bool(residual), arithmetic, short=short, steps=steps)
+        if isinstance(stored, Interleaved) and state.target.multiplies_in_tiles("u8"):
+            kernel = gemm_tiles.byte_kernel(state.target, activation, bool(residual), short, steps)
+        else:
+            kernel = gemm.kernel(
+                state.target, activation, bool(residual), arithmetic, short=short, steps=steps
+            )
         width = stored.width
         if arithmetic.widened:
             scratch = [Scratch(gemm.copy_words(state.target, k, arithmetic))]

@@ -22,7 +22,12 @@ pytestmark = pytest.mark.slow
 # Sizes that are no multiple of any register; the first K is of whole blocks of steps and a rest.
 WIDTHS = (263, 70, 33, 19)
 # One for each way of multiplying bytes on each architecture, those that can run here among them.
-CHIPS = tuple({(t.arch, t.byte_products, t.vector): t for t in sorted(KNOWN.values(), key=runnable)}.values())
+CHIPS = tuple(
+    {
+        (t.arch, t.byte_products, t.vector, t.multiplies_in_tiles("u8")): t
+        for t in sorted(KNOWN.values(), key=runnable)
+    }.values()
+)
 
 
 def layer(

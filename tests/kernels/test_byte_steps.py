@@ -8,7 +8,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from byte_operands import CHIPS, GUARD, Operands, byte_product, loaded, pitched
 from runners import native
 from strict_c import CHECKED_C
 
@@ -17,7 +17,7 @@ from isthmus.errors import CompilerBug
 from isthmus.ir.types import Array, Interleaved, Padded
 from isthmus.kernels import byte_steps, gemm, layer_norm, rms_norm
 from isthmus.kernels.arithmetic import F32
-from isthmus.kernels.byte_arithmetic import GROUP, HalfOfQuads, arithmetic_of
+from isthmus.kernels.byte_arithmetic import GROUP, HalfOfQuads
 from isthmus.kernels.byte_steps import Steps, Way
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import quantize_rows
@@ -142,7 +142,7 @@ def kernels(chip: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[
     def make(
         steps: Steps | None = None, residual: bool = False, activation: str | None = None, short: bool = False
     ) -> Kernel:
-        return gemm.kernel(chip, activation, residual, arithmetic_of(chip), short=short, steps=steps)
+        return byte_product(chip, activation, residual, short, steps)
 
     return loaded(chip, tmp_path_factory, make)
 
@@ -152,7 +152,7 @@ class Product(Operands):
 
     def __init__(self, chip: Target, rows: int, depth: int, columns: int, each: bool = True) -> None:
         super().__init__(chip, rows, depth, columns, each)
-        self.width = gemm.panel_width(chip)
+        self.width = chip.narrow_width("u8")
         self.offset >>= 8
         self.w_scale *= np.float32(2e-2 / depth)
         self.packed = Interleaved(self.width, chip.byte_word).encode(self.w)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from byte_operands import CHIPS, GUARD, Operands, byte_product, loaded, pitched
 from runners import KNOWN, native
 from strict_c import CHECKED_C
 
@@ -28,7 +28,7 @@ def chip(request: pytest.FixtureRequest) -> Target:
 @pytest.fixture(scope="module")
 def kernels(chip: Target, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Call]:
     def make(residual: bool = False, activation: str | None = None, short: bool = False) -> Kernel:
-        return gemm.kernel(chip, activation, residual, arithmetic_of(chip), short=short)
+        return byte_product(chip, activation, residual, short)
 
     return loaded(chip, tmp_path_factory, make)
 
@@ -38,7 +38,7 @@ class Product(Operands):
 
     def __init__(self, chip: Target, rows: int, depth: int, columns: int, each: bool = True) -> None:
         super().__init__(chip, rows, depth, columns, each)
-        self.width, self.word = gemm.panel_width(chip), chip.byte_word
+        self.width, self.word = chip.narrow_width("u8"), chip.byte_word
         self.panels = -(-columns // self.width)
 
     def run(self, call: Call, residual: bool, spans: list[tuple[slice, slice]] | None = None) -> np.ndarray:

@@ -9,12 +9,15 @@ import pytest
 from runners import most_capable
 
 from isthmus.codegen.native import Call, load
+from isthmus.kernels import gemm, gemm_tiles
+from isthmus.kernels.byte_arithmetic import arithmetic_of
+from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import integer_linear
 from isthmus.target import Target
 
-# One for each instruction that multiplies bytes, and its vectors.
-CHIPS = most_capable(lambda target: (target.byte_products, target.vector))
+# One for each way of multiplying bytes: tiles, or an instruction and its vectors.
+CHIPS = most_capable(lambda target: (target.byte_products, target.vector, target.multiplies_in_tiles("u8")))
 GUARD = np.float32(12345.0)
 
 
@@ -29,6 +32,15 @@ def loaded(chip: Target, folders: pytest.TempPathFactory, make: Callable[..., Ke
         return made[kernel.symbol]
 
     return get
+
+
+def byte_product(
+    chip: Target, activation: str | None, residual: bool, short: bool = False, steps: Steps | None = None
+) -> Kernel:
+    """The product of bytes with a packed matrix that `chip` runs."""
+    if chip.multiplies_in_tiles("u8"):
+        return gemm_tiles.byte_kernel(chip, activation, residual, short, steps)
+    return gemm.kernel(chip, activation, residual, arithmetic_of(chip), short=short, steps=steps)
 
 
 def pitched(values: np.ndarray, extra: int) -> np.ndarray:

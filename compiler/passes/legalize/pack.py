@@ -19,12 +19,7 @@ from isthmus.target import BYTES_IN_WORD, Target, panel_width
 
 @dataclass(frozen=True, slots=True)
 class PackWeights:
-    """Matrices of linears become panels, their biases whole panels; vectors of one number get bytes.
-
-    Panels are `width` columns wide; 0: as wide as the register tile of the target.
-    """
-
-    width: int = 0
+    """Matrices of linears become panels, their biases whole panels; vectors of one number get bytes."""
 
     @property
     def name(self) -> str:
@@ -35,17 +30,17 @@ class PackWeights:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        width = self.width or panel_width(target.vector)
-        packer = _Packer(width, target, watch, self.name)
+        packer = _Packer(target, watch, self.name)
         return program.map_graphs(packer.graph)
 
 
 class _Packer:
     """Packs each weight once, however many linears and graphs use it."""
 
-    def __init__(self, width: int, target: Target, watch: Watch, name: str) -> None:
-        self.width = width
+    def __init__(self, target: Target, watch: Watch, name: str) -> None:
+        self.width = panel_width(target.vector)
         self.narrow = target.narrow_width("bf16")
+        self.bytes = target.narrow_width("u8")
         self.word = target.byte_word
         self.lanes = target.vector.lanes(32)
         self.watch = watch
@@ -73,12 +68,12 @@ class _Packer:
         if node.op is linear:
             return {1: Panels(self.width), 2: Padded(self.width)}
         if node.op is integer_linear:
-            whole = Padded(self.width)
-            matrix: Encoding = Interleaved(self.width, self.word)
+            whole = Padded(self.bytes)
+            matrix: Encoding = Interleaved(self.bytes, self.word)
             if isinstance(stored := node.args[1].t.encoding, Blocks):
                 matrix, whole = stored, Padded(max(self.lanes, stored.outputs))
             elif isinstance(stored, MaskedPanels):
-                matrix = stored
+                matrix, whole = stored, Padded(self.width)
             return {1: matrix, 2: whole, 3: None, 4: whole, 5: whole}
         if node.op is block_linear:
             narrow = node.attr("bits") == 4
