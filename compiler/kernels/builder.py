@@ -35,6 +35,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
+
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Declared, Kernel, Parameter
 from isthmus.kernels.memory import (
@@ -272,8 +274,16 @@ class Builder:
         ]
 
     def stack(self, name: str, count: int, dtype: str = "float32") -> Memory:
-        """`count` elements on the stack, indexable at run time."""
-        return Memory(self, self._local(name, count, dtype), dtype)
+        """`count` elements on the stack, indexable at run time, aligned as the target's vectors are."""
+        lanes = self.lanes * 4 // np.dtype(dtype).itemsize
+        if self.lanes == 1 or self.target.kernels == "c":
+            return Memory(self, self._local(name, count, dtype), dtype)
+        # What is no vector gets 16 bytes from TVM at most.
+        vectors = self._local(f"{name}_vectors", -(-count // lanes), vector_type(dtype, lanes))
+        data, shape = vectors.data, (index(count),)
+        buffer = tirx.decl_buffer(shape, dtype, name=name, data=data, scope="local", layout=None)
+        self.emit(tirx.DeclBuffer(buffer, data=data))
+        return Memory(self, buffer, dtype)
 
     def _local(self, name: str, count: int, dtype: str) -> Expr:
         buffer = tirx.decl_buffer((index(count),), dtype, name=name, scope="local", layout=None)

@@ -67,7 +67,8 @@ def step_of(dtype: DType, target: Target) -> Step | None:
     """What a step takes in products with matrices of `dtype`; None where there is no sparse one.
 
     Bytes and bf16 without an instruction for a whole word are widened first: the dense product does that once
-    for all rows of its tile, the sparse one wherever it meets them.
+    for all rows of its tile, the sparse one wherever it meets them. In matrix tiles dense products are fast,
+    and sparse ones have no tiles.
     """
     masks = target.reads_masks(1, 1)
     if dtype is DType.F32:
@@ -81,6 +82,8 @@ def step_of(dtype: DType, target: Target) -> Step | None:
         return Step(WORD, 4, 11)
     if products.neighbours == 2:
         return Step(WORD, 2, 5, masks=masks)
+    if target.multiplies_in_tiles("u8"):
+        return Step(WORD, 0.3, masks=masks)
     if products.neighbours == WORD:
         return Step(WORD, halves=target.expands_bytes, masks=masks)
     return Step(WORD, 0.5, 1 if products.quads else 11)
