@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, loaded, pitched
 from runners import KNOWN, native
 from strict_c import CHECKED_C
 
@@ -20,7 +20,7 @@ from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 
 
-@pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
+@pytest.fixture(scope="module", params=(*CHIPS, *OTHER_WAYS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
     return native(request.param)
 

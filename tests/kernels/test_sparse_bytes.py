@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, loaded, pitched
 from runners import native
 from strict_c import CHECKED_C
 
@@ -22,7 +22,7 @@ from isthmus.target import Target
 BLOCKS = ((1, 4), (4, 4))
 
 
-@pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
+@pytest.fixture(scope="module", params=(*CHIPS, *OTHER_WAYS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
     return native(request.param)
 
