@@ -48,7 +48,8 @@ def gemm_tile(vector: VectorUnit) -> tuple[int, int]:
     """Rows and vectors of the register tile of a matrix product.
 
     rows * vectors accumulators, one row of weights and one broadcast must fit the registers; the tile is as
-    near to a square as that allows, which needs the fewest loads per multiplication. Vectors are a whole group.
+    near to a square as that allows, which needs the fewest loads per multiplication. The
+    vectors of a row are a group where there are groups.
     """
     rows, vectors = (8, 3) if vector.registers >= 32 else (6, 2)
     return (rows, vectors) if vector.group == 1 else (rows * vectors // vector.group, vector.group)

@@ -2,7 +2,7 @@
 
 Rows of x are bytes, signed or not as the target's products take them, weights are i8. Each word holds four
 neighbours of K, or the eight that an instruction takes at once. A target says which instruction multiplies
-them (`Target.byte_products`); without one, each byte is multiplied as an i32.
+them (`Target.byte_products`), or adds products (`add_pairs`); without one, each byte is multiplied as an i32.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def pairs_of(k: Builder, words: Expr, lanes: int) -> list[Expr]:
 
 
 class Widening(Single):
-    """Bytes of vectors are widened to i16: an instruction multiplies them by a number and adds in i32."""
+    """Bytes of a vector are widened to i16, and an instruction multiplies them by a number and adds in i32."""
 
     grouped = True
     fewer = 1
@@ -320,8 +320,11 @@ class Pairs(_Words):
 
 
 class PairSums(Bytes):
-    """Bytes are multiplied as i16, and an instruction adds neighbours among the products to sums in i32: those
-    of the first two bytes of a word, then those of the others."""
+    """Bytes give products of i16, and an instruction adds neighbours among these to a sum in i32: those of
+    the first two bytes of a word, then those of the others.
+
+    No two products are added in i16, where -128 * -128 twice is too much.
+    """
 
     fewer = 2
 

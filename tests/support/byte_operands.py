@@ -30,7 +30,10 @@ define linkonce_odr <4 x i32> @isthmus_add_pairs(<4 x i32> %sums, <8 x i16> %pro
 """
 OTHER_WAYS = (
     replace(
-        _BASE, name="widening", byte_products=ByteProducts("", 1, False), vector=VectorUnit(128, 32, False, group=4)
+        _BASE,
+        name="widening",
+        byte_products=ByteProducts("", 1, False),
+        vector=VectorUnit(128, 32, False, group=4),
     ),
     replace(_BASE, name="pair-sums", byte_products=None, instructions=(("add_pairs", _ADD_PAIRS),)),
 )
