@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from isthmus.systems import ANDROID, LINUX, MACOS, MUSL, System
 from isthmus.target import ByteProducts, Caches, Target, VectorUnit, lookup_bytes, qemu_user
+from isthmus.targets._arm_pairs import ADD_PAIRS, ADD_PAIRS_32
 
 # asm/hwcap.h of Linux: what AT_HWCAP (16) and AT_HWCAP2 (26) say.
 _GUARD = """\
@@ -19,23 +20,6 @@ static const char *isthmus_machine_check(void) {{
 _FPHP, _ASIMDHP, _ASIMDDP, _SVE = 1 << 9, 1 << 10, 1 << 20, 1 << 22
 _SVE2, _I8MM, _BF16 = 1 << 1, 1 << 13, 1 << 14
 
-
-# Sums of pairs of products of bytes: `Target.instructions`. One instruction each.
-_ADD_PAIRS = """\
-define linkonce_odr <4 x i32> @isthmus_add_pairs(<4 x i32> %sums, <8 x i16> %products) alwaysinline {
-  %pairs = call <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16> %products)
-  %r = add <4 x i32> %sums, %pairs
-  ret <4 x i32> %r
-}
-declare <4 x i32> @llvm.aarch64.neon.saddlp.v4i32.v8i16(<8 x i16>)
-"""
-_ADD_PAIRS_32 = """\
-define linkonce_odr <4 x i32> @isthmus_add_pairs(<4 x i32> %sums, <8 x i16> %products) alwaysinline {
-  %r = call <4 x i32> @llvm.arm.neon.vpadals.v4i32.v8i16(<4 x i32> %sums, <8 x i16> %products)
-  ret <4 x i32> %r
-}
-declare <4 x i32> @llvm.arm.neon.vpadals.v4i32.v8i16(<4 x i32>, <8 x i16>)
-"""
 
 # Least capable first.
 _BYTE_PRODUCTS = {
@@ -75,7 +59,7 @@ def _a64(
             qemu_user("aarch64", "max", "aarch64-linux-gnu", "libc6-arm64-cross", "ld-linux-aarch64.so.1"),
         ),
         byte_products=next((p for f, p in reversed(_BYTE_PRODUCTS.items()) if f in features), None),
-        instructions=(*lookup_bytes("llvm.aarch64.neon.tbl1.v16i8", 16), ("add_pairs", _ADD_PAIRS)),
+        instructions=(*lookup_bytes("llvm.aarch64.neon.tbl1.v16i8", 16), ("add_pairs", ADD_PAIRS)),
     )
 
 
@@ -109,7 +93,7 @@ TARGETS = (
         cpu_flags=("neon", "vfpv4"),
         guard=_GUARD.format(hwcap=1 << 12 | 1 << 16, hwcap2=0, what="NEON or VFPv4"),
         runners=(qemu_user("arm", "max", "arm-linux-gnueabihf", "libc6-armhf-cross", "ld-linux-armhf.so.3"),),
-        instructions=(("add_pairs", _ADD_PAIRS_32),),
+        instructions=(("add_pairs", ADD_PAIRS_32),),
     ),
     _APPLE,
     _ANDROID,

@@ -126,7 +126,7 @@ def pairs_of(k: Builder, words: Expr, lanes: int) -> list[Expr]:
 
 
 class Widening(Single):
-    """Bytes of a vector are widened to i16, and an instruction multiplies them by a number and adds in i32."""
+    """Bytes of a vector are widened to i16, and one instruction multiplies by a number and adds in i32."""
 
     grouped = True
     fewer = 1
