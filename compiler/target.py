@@ -29,7 +29,7 @@ class VectorUnit:
     """The vector registers: their width in bits, their number, and whether a*b+c is one instruction.
 
     `relaxed`: that instruction may round once or twice, as whoever runs it likes. `flushes`: subnormal
-    numbers are zeros to it.
+    numbers are zeros to it. `group`: instructions may take so many registers as one.
     """
 
     bits: int
@@ -37,6 +37,7 @@ class VectorUnit:
     fma: bool
     relaxed: bool = False
     flushes: bool = False
+    group: int = 1
 
     def lanes(self, element_bits: int = 32) -> int:
         """Elements of `element_bits` bits in one register; one of 32 bits holds one of anything."""
@@ -47,9 +48,11 @@ def gemm_tile(vector: VectorUnit) -> tuple[int, int]:
     """Rows and vectors of the register tile of a matrix product.
 
     rows * vectors accumulators, one row of weights and one broadcast must fit the registers; the tile is as
-    near to a square as that allows, which needs the fewest loads per multiplication.
+    near to a square as that allows, which needs the fewest loads per multiplication. The
+    vectors of a row are a group where there are groups.
     """
-    return (8, 3) if vector.registers >= 32 else (6, 2)
+    rows, vectors = (8, 3) if vector.registers >= 32 else (6, 2)
+    return (rows, vectors) if vector.group == 1 else (rows * vectors // vector.group, vector.group)
 
 
 def panel_width(vector: VectorUnit) -> int:
@@ -190,7 +193,8 @@ class ByteProducts:
     w signed, x signed or `unsigned`. With 8 it is the same over registers of 16 bytes, of which x holds two
     rows of eight and w two columns of eight: sums are those of both columns in the first row, then in the
     second; `quads` is then the instruction for words of four, if there is one. With 2 it is `sums(x, w)`: two
-    products of neighbouring numbers of 16 bits, to which bytes are widened; such rows are unsigned.
+    products of neighbouring numbers of 16 bits, to which bytes are widened; such rows are unsigned. With 1 no
+    intrinsic has to be named: sums + x * w, of numbers of 16 bits and one x for all w, is one instruction.
     `narrower` are the same for registers with fewer sums, each with their number.
     """
 
@@ -276,6 +280,8 @@ class Target:
         from its lowest bit on, and 0 elsewhere
         expand_words(<16 x i32>, i16 mask) -> <16 x i32>: the same with words, and
         choose_words(<16 x float> a, <16 x float> b, i16 mask): a where the mask has ones, b elsewhere
+        add_pairs(<4 x i32> sums, <8 x i16> products): sums + the sums of two neighbouring products each; used
+        where there are no `byte_products`
         lookup_bytes(i64 low, i64 high, <64 x i8> codes) -> <64 x i8>: for codes 0 to 15 those of the 16 bytes
 
     (for the lanes of the chip at hand). `tiles`, if it has matrix registers.

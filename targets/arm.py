@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from isthmus.systems import ANDROID, LINUX, MACOS, MUSL, System
 from isthmus.target import ByteProducts, Caches, Target, VectorUnit, lookup_bytes, qemu_user
+from isthmus.targets._arm_pairs import ADD_PAIRS, ADD_PAIRS_32
 
 # asm/hwcap.h of Linux: what AT_HWCAP (16) and AT_HWCAP2 (26) say.
 _GUARD = """\
@@ -58,7 +59,7 @@ def _a64(
             qemu_user("aarch64", "max", "aarch64-linux-gnu", "libc6-arm64-cross", "ld-linux-aarch64.so.1"),
         ),
         byte_products=next((p for f, p in reversed(_BYTE_PRODUCTS.items()) if f in features), None),
-        instructions=lookup_bytes("llvm.aarch64.neon.tbl1.v16i8", 16),
+        instructions=(*lookup_bytes("llvm.aarch64.neon.tbl1.v16i8", 16), ("add_pairs", ADD_PAIRS)),
     )
 
 
@@ -92,6 +93,7 @@ TARGETS = (
         cpu_flags=("neon", "vfpv4"),
         guard=_GUARD.format(hwcap=1 << 12 | 1 << 16, hwcap2=0, what="NEON or VFPv4"),
         runners=(qemu_user("arm", "max", "arm-linux-gnueabihf", "libc6-armhf-cross", "ld-linux-armhf.so.3"),),
+        instructions=(("add_pairs", ADD_PAIRS_32),),
     ),
     _APPLE,
     _ANDROID,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus.systems import LINUX
-from isthmus.target import NO_CHECK, Caches, Target, VectorUnit, qemu_user
+from isthmus.target import NO_CHECK, ByteProducts, Caches, Target, VectorUnit, qemu_user
 
 _GUARD = """\
 #include "machine.h"
@@ -42,12 +42,13 @@ def _chip(name: str, description: str, vector: VectorUnit, vlen: int = 0) -> Tar
                 "riscv64", cpu, "riscv64-linux-gnu", "libc6-riscv64-cross", "ld-linux-riscv64-lp64d.so.1"
             ),
         ),
+        byte_products=ByteProducts("", 1, False) if vlen else None,
         guard=_GUARD.replace("BYTES", str(vlen // 8)).replace("BITS", str(vlen)) if vlen else NO_CHECK,
     )
 
 
 TARGETS = (
     _chip("riscv64", "RV64GC: any 64-bit RISC-V that runs Linux", VectorUnit(32, 32, True)),
-    _chip("riscv64-rvv128", "vectors of 128 bits or more (RVV 1.0)", VectorUnit(128, 32, True), 128),
-    _chip("riscv64-rvv256", "vectors of 256 bits or more (RVV 1.0)", VectorUnit(256, 32, True), 256),
+    _chip("riscv64-rvv128", "vectors of 128 bits or more (RVV 1.0)", VectorUnit(128, 32, True, group=4), 128),
+    _chip("riscv64-rvv256", "vectors of 256 bits or more (RVV 1.0)", VectorUnit(256, 32, True, group=4), 256),
 )

@@ -39,6 +39,10 @@ class Arithmetic(ABC):
     widened: ClassVar[bool] = False
     # Whether registers may have fewer lanes than the chip's.
     narrow: ClassVar[bool] = False
+    # Whether registers are taken in groups where the chip's instructions do that.
+    grouped: ClassVar[bool] = False
+    # Rows fewer in a tile than fit: LLVM loads the operands of several steps early, and sums would make room.
+    fewer: ClassVar[int] = 0
     # Whether bias and residual are added to finished sums; else they are what the sums start with.
     late: ClassVar[bool] = False
 

@@ -2,7 +2,7 @@
 
 Rows of x are bytes, signed or not as the target's products take them, weights are i8. Each word holds four
 neighbours of K, or the eight that an instruction takes at once. A target says which instruction multiplies
-them (`Target.byte_products`); without one, each byte is multiplied as an i32.
+them (`Target.byte_products`), or adds products (`add_pairs`); without one, each byte is multiplied as an i32.
 """
 
 from __future__ import annotations
@@ -70,6 +70,15 @@ class Bytes(Arithmetic):
             found.append(k.let(f"byte{i}", k.select(tirx.IntImm("int64", i) < count, byte, 0)))
         return found
 
+    def _word_of_rest(self, row: Memory, place: Expr, count: Expr) -> Expr:
+        """The same as a word of a chip that puts the least byte first."""
+        k = self.k
+        word: Expr | None = None
+        for i, byte in enumerate(self._bytes_of_rest(row, place, count)):
+            part = tirx.shift_left(tirx.bitwise_and(byte, k.constant(255, byte)), k.constant(8 * i, byte))
+            word = part if word is None else tirx.bitwise_or(word, part)
+        return word
+
 
 class Single(Bytes):
     """Each byte is widened to i32 and multiplied: right on every chip."""
@@ -108,6 +117,37 @@ class Single(Bytes):
             register.add(number * weight)
 
 
+def pairs_of(k: Builder, words: Expr, lanes: int) -> list[Expr]:
+    """The lower and the upper halves of `lanes` words, as i16."""
+    if k.target.byte_order == "big":
+        raise CompilerBug(f"{k.symbol}: halves of words in the order of {k.target.name} are not known here")
+    halves = k.let("halves", tirx.reinterpret(vector_type("int16", 2 * lanes), words))
+    return [k.let("pair", k.shuffle([halves], range(i, 2 * lanes, 2))) for i in range(2)]
+
+
+class Widening(Single):
+    """Bytes of a vector are widened to i16, and one instruction multiplies by a number and adds in i32."""
+
+    grouped = True
+    fewer = 1
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        if lanes == 1:
+            return super().weights(panel, place, lanes)
+        k = self.k
+        found = []
+        # Not by shifts in i32 and a cast: LLVM would widen bytes to i32 then.
+        for pair in pairs_of(k, panel.load(place, GROUP * lanes), lanes):
+            eight = k.constant(8, pair)
+            even = tirx.shift_right(tirx.shift_left(pair, eight), eight)
+            found += [k.let("w", even), k.let("w", tirx.shift_right(pair, eight))]
+        return found
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        for number, weight in zip(factor, weights, strict=True):
+            register.add(self.k.cast(number, "int32") * self.k.cast(weight, "int32"))
+
+
 class _Words(Bytes):
     """What is multiplied by an instruction of the target: words stay together in vectors."""
 
@@ -120,14 +160,6 @@ class _Words(Bytes):
 
     def _word(self, row: Memory, place: Expr) -> Expr:
         return tirx.reinterpret("int32", row.load(place, GROUP))
-
-    def _word_of_rest(self, row: Memory, place: Expr, count: Expr) -> Expr:
-        k = self.k
-        word: Expr | None = None
-        for i, byte in enumerate(self._bytes_of_rest(row, place, count)):
-            part = tirx.shift_left(tirx.bitwise_and(byte, k.constant(255, byte)), k.constant(8 * i, byte))
-            word = part if word is None else tirx.bitwise_or(word, part)
-        return word
 
     def factor(self, row: Memory, place: Expr, lanes: int) -> Any:
         return self._everywhere(self._word(row, place), lanes)
@@ -287,6 +319,45 @@ class Pairs(_Words):
             register.add(k.intrinsic(sums, self.products.of_lanes(register.lanes), x, w))
 
 
+class PairSums(Bytes):
+    """Bytes give products of i16, and an instruction adds neighbours among these to a sum in i32: those of
+    the first two bytes of a word, then those of the others.
+
+    No two products are added in i16, where -128 * -128 twice is too much.
+    """
+
+    fewer = 2
+
+    def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
+        pairs = pairs_of(self.k, panel.load(place, GROUP * lanes), lanes)
+        return [self._bytes("w", pair, lanes) for pair in pairs]
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
+        return self.weights(tile, place, lanes)
+
+    def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
+        return self.factor(stored, place, lanes)
+
+    def factor(self, row: Memory, place: Expr, lanes: int) -> Any:
+        pairs = [tirx.reinterpret("int16", row.load(place + i, 2)) for i in (0, 2)]
+        return [self._bytes("x", self.k.spread(pair, lanes), lanes) for pair in pairs]
+
+    def rest(self, row: Memory, place: Expr, count: Expr, lanes: int) -> Any:
+        k = self.k
+        word = k.let("word", self._word_of_rest(row, place, count))
+        pairs = [k.cast(half, "int16") for half in (word, tirx.shift_right(word, k.constant(16, word)))]
+        return [self._bytes("x", k.spread(pair, lanes), lanes) for pair in pairs]
+
+    def _bytes(self, name: str, pairs: Expr, lanes: int) -> Expr:
+        return self.k.let(name, tirx.reinterpret(vector_type("int8", 2 * lanes), pairs))
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, sums = self.k, vector_type("int32", register.lanes)
+        for x, w in zip(factor, weights, strict=True):
+            products = k.cast(x, "int16") * k.cast(w, "int16")
+            register.set(k.helper(sums, "add_pairs", register.value, products))
+
+
 def arithmetic_of(target: Target) -> type[Bytes]:
     """How `target` multiplies bytes in panels."""
     products = target.byte_products
@@ -296,9 +367,11 @@ def arithmetic_of(target: Target) -> type[Bytes]:
 def words_of(target: Target) -> type[Bytes]:
     """How `target` multiplies single words of four bytes."""
     products = target.byte_products
-    if products is not None and products.neighbours == 2:
-        return Pairs
-    words = None if products is None else products.of_words
+    if products is None:
+        return PairSums if target.instruction("add_pairs") else Single
+    if products.neighbours <= 2:
+        return Pairs if products.neighbours == 2 else Widening
+    words = products.of_words
     if words is None:
         return Single
     return UnsignedQuads if words.unsigned else Quads

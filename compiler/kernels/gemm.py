@@ -52,11 +52,12 @@ def tile_of(target: Target, arithmetic: type[Arithmetic] = F32) -> Tile:
     LLVM loads them early, and a taller tile (8 x 3 of 32 registers) lay on the stack half of the time.
     """
     rows, vectors = gemm_tile(target.vector)
-    at_once = arithmetic.together
+    lanes, at_once = target.vector.lanes(32), arithmetic.together
     if at_once > 1:
         rows = (target.vector.registers - at_once * vectors) * at_once // (at_once * vectors + 1)
         rows = min(rows, gemm_tile(target.vector)[0]) // at_once * at_once
-    return Tile(rows, vectors)
+    group = target.vector.group if arithmetic.grouped else 1
+    return Tile(rows - arithmetic.fewer, vectors // group, lanes * group)
 
 
 def panel_width(target: Target) -> int:

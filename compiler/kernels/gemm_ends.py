@@ -19,10 +19,12 @@ from isthmus.target import Target, panel_width
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A register tile: `rows` x `vectors` accumulators, beside one row of weights and one broadcast."""
+    """A register tile: `rows` x `vectors` accumulators, beside one row of weights and one broadcast; a vector
+    has so many `lanes`."""
 
     rows: int
     vectors: int
+    lanes: int
 
 
 class Ends:
@@ -52,7 +54,7 @@ class Ends:
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape = shape
-        self.lanes = k.lanes
+        self.lanes = shape.lanes
         self.width = panel_width(target.vector)
         self.activation = activation
         self.x = k.input("x", arithmetic.x)

@@ -146,6 +146,7 @@ def _caches(caches: Caches) -> str:
 
 def _vector(vector: VectorUnit) -> str:
     more = "".join(f", {name}=True" for name in ("relaxed", "flushes") if getattr(vector, name))
+    more += f", group={vector.group}" if vector.group > 1 else ""
     return f"VectorUnit(bits={vector.bits}, registers={vector.registers}, fma={vector.fma}{more})"
 
 

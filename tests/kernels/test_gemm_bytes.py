@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, byte_product, loaded, pitched
+from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, byte_product, loaded, pitched
 from runners import KNOWN, native
 from strict_c import CHECKED_C
 
@@ -67,6 +68,15 @@ def test_every_height_and_tail(depth: int, columns: int, chip: Target, kernels: 
             np.testing.assert_array_equal(got, product.expected(residual))
 
 
+@pytest.mark.parametrize("way", OTHER_WAYS, ids=lambda target: target.name)
+def test_ways_of_other_chips(way: Target, tmp_path_factory: pytest.TempPathFactory) -> None:
+    call = loaded(native(way), tmp_path_factory, gemm.kernel)(way, None, True, arithmetic_of(way))
+    for depth, columns in product((1, 3, 6, 64, 131), (1, 16, 31)):
+        for rows in (1, 2, 5, 6, 7, 17):
+            made = Product(way, rows, depth, columns)
+            np.testing.assert_array_equal(made.run(call, True), made.expected(True))
+
+
 def test_ranges_of_rows_and_panels(chip: Target, kernels: Callable[..., Call]) -> None:
     product = Product(chip, 21, 37, 100)
     parts = [slice(0, 1), slice(1, 1), slice(1, product.panels)]
@@ -118,6 +128,22 @@ def test_the_best_instruction_and_nothing_on_the_stack(name: str, instruction: s
     assert any(not re.search(r"(str|ldr)\s+q\d+, \[sp", step) for step in whole)
     others = {"sdot", "smmla", "smull", "smlal"} - {instruction}
     assert not re.search(rf"\s({'|'.join(others)})\s", text)
+
+
+@pytest.mark.parametrize(("name", "instruction", "at_once", "most"), [
+    ("riscv64-rvv128", "vwmacc.vx", 16, 260), ("armv8-neon", "sadalp", 8, 520),
+    ("armv7-neon", "vpadal.s16", 8, 430),
+])  # fmt: skip
+def test_products_of_other_chips(name: str, instruction: str, at_once: int, most: int) -> None:
+    """The same with what is there for them: so many bytes by each instruction, and few others beside."""
+    chip = KNOWN[name]
+    arithmetic = arithmetic_of(chip)
+    text = assembly(gemm.kernel(chip, None, False, arithmetic), chip)
+    steps = re.split(r"^(?=\.LBB)", text, flags=re.M)
+    tile = gemm.tile_of(chip, arithmetic)
+    products = tile.rows * gemm.panel_width(chip) * gemm.STEP * arithmetic.group
+    whole = [step for step in steps if len(re.findall(rf"\s{instruction}\s", step)) * at_once == products]
+    assert any(len(re.findall(r"^\t[a-z]", step, flags=re.M)) < most for step in whole)
 
 
 def test_the_types_are_those_of_the_target(chip: Target) -> None:

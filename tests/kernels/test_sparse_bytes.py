@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from byte_operands import CHIPS, GUARD, Operands, loaded, pitched
+from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, loaded, pitched
 from runners import native
 from strict_c import CHECKED_C
 
@@ -94,6 +94,15 @@ def test_every_height_and_tail(
         product = Product(chip, rows, depth, columns, block, each=rows != 17)
         got = product.run(kernels(block, residual), residual)
         np.testing.assert_array_equal(got, product.expected(residual))
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS, ids=lambda target: target.name)
+def test_ways_of_other_chips(way: Target, tmp_path_factory: pytest.TempPathFactory) -> None:
+    call = loaded(native(way), tmp_path_factory, sparse.kernel)(way, 1, 4, None, False, words_of(way))
+    for depth, columns in ((1, 1), (67, 33), (130, 17)):
+        for rows in (1, 4, 17, 65):
+            product = Product(way, rows, depth, columns)
+            np.testing.assert_array_equal(product.run(call, False), product.expected(False))
 
 
 @pytest.mark.parametrize("density", [0.0, 1.0])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from runners import most_capable
+from runners import KNOWN, most_capable
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import gemm, gemm_tiles
@@ -14,10 +15,31 @@ from isthmus.kernels.byte_arithmetic import arithmetic_of
 from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import integer_linear
-from isthmus.target import Target
+from isthmus.target import ByteProducts, Target, VectorUnit
 
 # One for each way of multiplying bytes: tiles, or an instruction and its vectors.
 CHIPS = most_capable(lambda target: (target.byte_products, target.vector, target.multiplies_in_tiles("u8")))
+# Ways of multiplying bytes that other chips have, in the LLVM that is right on any chip.
+_BASE = KNOWN["x86-64-v1"]
+_ADD_PAIRS = """\
+define linkonce_odr <4 x i32> @isthmus_add_pairs(<4 x i32> %sums, <8 x i16> %products) alwaysinline {
+  %wide = sext <8 x i16> %products to <8 x i32>
+  %even = shufflevector <8 x i32> %wide, <8 x i32> poison, <4 x i32> <i32 0, i32 2, i32 4, i32 6>
+  %odd = shufflevector <8 x i32> %wide, <8 x i32> poison, <4 x i32> <i32 1, i32 3, i32 5, i32 7>
+  %pairs = add <4 x i32> %even, %odd
+  %r = add <4 x i32> %sums, %pairs
+  ret <4 x i32> %r
+}
+"""
+OTHER_WAYS = (
+    replace(
+        _BASE,
+        name="widening",
+        byte_products=ByteProducts("", 1, False),
+        vector=VectorUnit(128, 32, False, group=4),
+    ),
+    replace(_BASE, name="pair-sums", byte_products=None, instructions=(("add_pairs", _ADD_PAIRS),)),
+)
 GUARD = np.float32(12345.0)
 
 

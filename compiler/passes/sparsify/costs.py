@@ -78,7 +78,7 @@ def step_of(dtype: DType, target: Target) -> Step | None:
     if dtype is not DType.I8:
         return None
     products = target.byte_products
-    if products is None:
+    if products is None or products.neighbours == 1:
         return Step(WORD, 4, 11)
     if products.neighbours == 2:
         return Step(WORD, 2, 5, masks=masks)
