@@ -19,6 +19,7 @@ from isthmus.passes.steps import Pass
 from isthmus.quantizer.calibrate import observe
 from isthmus.quantizer.decide import Deciding, with_decisions
 from isthmus.quantizer.ladder import climb
+from isthmus.quantizer.menu import menu_of, one_way
 from isthmus.quantizer.prune import prune_pass
 from isthmus.quantizer.report import about
 from isthmus.quantizer.search import Budget, search
@@ -158,9 +159,7 @@ def with_precision(
         fused = passes[0](fused, target, lambda _: None)
     if quantization is None:
         return replace(options, precision=wanted.precision, quantize=(*passes, *floats))
-    recipe = recipe_for(fused, quantization, used, options)
-    if wanted.budget is not None:
-        recipe = search(fused, recipe, target, held, wanted.budget, options)
+    recipe = _recipe(fused, quantization, wanted, (used, held), target, options)
     placed = Quantize(recipe)
     ladder = None
     if held and measured:
@@ -168,6 +167,25 @@ def with_precision(
         ladder = climb(fused, placed(fused, target, lambda _: None), held, options)
     found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder)
     return replace(options, precision=wanted.precision, quantize=(*passes, placed), quantization=found)
+
+
+def _recipe(
+    fused: Program,
+    quantization: Quantization,
+    wanted: Asked,
+    requests: tuple[Sequence[Request], Sequence[Request]],
+    target: Target,
+    options: Options,
+) -> Recipe:
+    """What becomes of each layer of `fused`: as asked, or as the budget allows on held out requests."""
+    used, held = requests
+    if wanted.precision == AUTO:
+        menu = menu_of(fused, used, target, options)
+    else:
+        menu = one_way(recipe_for(fused, quantization, used, options))
+    if wanted.budget is None:
+        return next(iter(menu.ways.values()))
+    return search(fused, menu, target, held, wanted.budget, options)
 
 
 def split(requests: Sequence[Request]) -> tuple[tuple[Request, ...], tuple[Request, ...]]:
