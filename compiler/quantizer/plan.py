@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.driver import Bundle, Options, compile_program, find_target, read_model
-from isthmus.errors import Code, ModelError, Problem
+from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.ir.graph import Program
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.bf16 import FLOATS
@@ -68,6 +68,9 @@ def asked(
     in float. Pruning is by magnitude without data, and else by what does best with it. Raises ModelError for
     an unknown name, and a budget that nothing would spend.
     """
+    if isinstance(precision, str) and precision not in precisions():
+        text, hint = f"no precision called {precision!r}", nearest(precision, precisions())
+        raise ModelError(Problem(Code.BAD_OPTION, text, "--precision", hint))
     thin = None
     if sparsity is None and sparsity_method is not None:
         text = f"nothing is pruned, by {sparsity_method} or otherwise"

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from layer_models import WIDTH, layer_model, save
-from onnx import numpy_helper
 from quantizable import DOWN, HEAD, UP, feed_forward, requests
 
 import isthmus
@@ -24,8 +25,9 @@ from isthmus.ir.types import DType
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.layers import layers_of, products
 from isthmus.passes.quantize.phase import Quantize
+from isthmus.passes.quantize.recipe import Recipe
 from isthmus.quantizer.menu import Menu, Save, Step, costs_of, menu_of, slots_of, steps_of
-from isthmus.quantizer.native import running
+from isthmus.quantizer.native import Run, running
 from isthmus.quantizer.report import about, stored_bytes
 from isthmus.quantizer.search import MOST_EVALUATIONS, Budget, Tried, search
 from isthmus.target import Target
@@ -95,7 +97,7 @@ def test_one_row_takes_as_long_as_reading(menu: Menu) -> None:
 MIXED = {UP: "bf16", DOWN: "int4"}
 
 
-@pytest.mark.parametrize("choice", [{UP: "bf16"}, {DOWN: "bf16"}, MIXED, {UP: "int8", DOWN: "bf16"}], ids=str)
+@pytest.mark.parametrize("choice", [MIXED, {UP: "int8", DOWN: "bf16"}], ids=str)
 def test_mixed_layers_compute_as_the_evaluator_says(menu: Menu, choice: dict[str, str]) -> None:
     low = Quantize(menu.recipe(choice))(EXACT, PAIRS, lambda _: None)
     matrices = {name: node.args[1] for name, node in products(low.main).items()}
@@ -183,7 +185,7 @@ def test_several_schemes_save_more_than_one_within_the_same_budget(
     alone = [
         found(Menu({name: way}, menu.rows))[1] for name, way in menu.ways.items() if fits(name, max_drop)
     ]
-    assert all(cost <= other for other in alone) and cost < max(alone)
+    assert cost <= min(alone) and (cost < max(alone) or len(alone) == 1)
 
 
 def fits(scheme: str, max_drop: float) -> bool:
@@ -191,54 +193,63 @@ def fits(scheme: str, max_drop: float) -> bool:
     return lost(DOWN, scheme) <= max_drop
 
 
-def test_a_search_that_was_killed_goes_on(menu: Menu, tmp_path: Path) -> None:
+@contextmanager
+def evaluated(program: Program, options: Options) -> Iterator[Run]:
+    """In the place of `running`: without a compile."""
+    yield lambda request: evaluate(program.main, dict(request))
+
+
+def test_a_search_that_was_killed_goes_on(
+    menu: Menu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Killed(Exception):
         pass
 
-    assert OPTIONS.cache is not None
-    for entry in OPTIONS.cache.iterdir():  # compiled kernels, but nothing that was measured
-        if entry.name != "search":
-            (tmp_path / entry.name).symlink_to(entry)
+    for module in ("search", "ladder"):
+        monkeypatch.setattr(f"isthmus.quantizer.{module}.running", evaluated)
 
     def progress(step: str) -> None:
         if step.startswith("evaluation 4"):
             raise Killed
 
-    def run(tell: Callable[[str], None]) -> None:
-        search(EXACT, menu, PAIRS, requests(2), Budget(2e-4, "mse"), Options(cache=tmp_path, progress=tell))
+    def run(tell: Callable[[str], None]) -> Recipe:
+        budget, options = Budget(2e-4, "mse", keep=True), Options(cache=tmp_path, progress=tell)
+        return search(EXACT, menu, PAIRS, requests(2), budget, options)
 
     with pytest.raises(Killed):
         run(progress)
     files = {file: file.read_bytes() for file in (tmp_path / "search").rglob("*.json")}
     assert len(files) == 3 + len(menu.ways)  # evaluations and sensitivities
     again: list[str] = []
-    run(again.append)
+    found = run(again.append)
     assert not any(step.startswith("sensitivity") for step in again)
     assert all(file.read_bytes() == was for file, was in files.items())
+    assert len(list((tmp_path / "search").rglob("*.json"))) > len(files)
+    assert run(again.append).layers.keys() == found.layers.keys()
 
 
-def test_layers_that_a_scheme_does_not_suit_do_without_it() -> None:
-    # Columns of 16 and 48 numbers are no groups of 32; one of NaN has no scale, and bf16 can hold it.
-    assert list(menu_of(fused_layers(), given(), PAIRS, OPTIONS).ways) == ["bf16", "int8"]
-    with_nan = fused_layers(nan=True)
-    ways = menu_of(with_nan, given(), NO_PAIRS, OPTIONS).ways
-    assert list(ways) == ["int8"] and not ways["int8"].names
-    found = search(
-        with_nan, menu_of(with_nan, given(), NO_PAIRS, OPTIONS), NO_PAIRS, given(), Budget(0.1), OPTIONS
-    )
-    assert not found.names
+def test_what_is_remembered_is_of_the_metric_as_it_is(
+    menu: Menu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isthmus.quantizer.search.running", evaluated)
+    monkeypatch.chdir(tmp_path)
+    judge = tmp_path / "judge_that_changes.py"
+    options = Options(cache=tmp_path / "cache")
+    folders = []
+    for value in (1.0, 2.0):
+        judge.write_text(f"def metric(answers, requests):\n    return {value}\n")
+        sys.modules.pop(judge.stem, None)
+        importlib.invalidate_caches()
+        search(EXACT, menu, PAIRS, requests(1), Budget(0.1, f"{judge.stem}:metric"), options)
+        folders.append(len(list((tmp_path / "cache" / "search").iterdir())))
+    assert folders == [1, 2]
 
 
-def fused_layers(nan: bool = False) -> Program:
-    model = layer_model()
-    if nan:
-        up = next(i for i in model.graph.initializer if i.name == "up")
-        array = numpy_helper.to_array(up).copy()
-        array[0, 0] = np.nan
-        up.CopyFrom(numpy_helper.from_array(array, "up"))
-    with TemporaryDirectory() as folder:
-        program = read_model(save(model, Path(folder)), Options())
-        return pipeline.run(program, PAIRS, stop_after=pipeline.FUSE.name)
+def test_layers_that_a_scheme_does_not_suit_do_without_it(tmp_path: Path) -> None:
+    # Columns of 48 numbers are no groups of 32.
+    program = read_model(save(layer_model(), tmp_path), Options())
+    fused = pipeline.run(program, PAIRS, stop_after=pipeline.FUSE.name)
+    assert list(menu_of(fused, given(), PAIRS, OPTIONS).ways) == ["bf16", "int8"]
 
 
 def given() -> list[dict[str, np.ndarray]]:
