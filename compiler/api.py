@@ -62,8 +62,9 @@ def compile(
 
     `precision` is a name ("int8", "int4-g64", ..) or an `isthmus.Quantization`. `calibration` is a `.npz`, a
     folder of them, a text file with a request a line (then `tokenizer` is a tokenizer.json), or anything that
-    yields requests, arrays by input name. With a `budget` layers that would cost more stay in f32; "auto" is
-    "int8" with one. It is for `sparsity`, if there is any: such layers stay dense.
+    yields requests, arrays by input name. With a `budget` layers that would cost more stay in f32; "auto" has
+    one, and chooses among several schemes for each layer. It is for `sparsity`, if there is any: such layers
+    stay dense.
 
     `sparsity` prunes matrices ("2:4", "unstructured@0.9", "block:1x4@0.8", "heads@0.25"), by "magnitude",
     "wanda" or "sparsegpt"; the latter two need `calibration`. `measure` decides by measuring here which

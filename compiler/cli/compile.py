@@ -6,8 +6,8 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import click
 
@@ -43,6 +43,7 @@ from isthmus.ops import text
 from isthmus.passes import pipeline
 from isthmus.passes.pipeline import QUANTIZE
 from isthmus.quantizer.decide import Deciding, with_decisions
+from isthmus.quantizer.menu import Save
 from isthmus.quantizer.plan import AUTO, asked, with_precision
 from isthmus.quantizer.search import Budget, Tried, front, parse_drop
 from isthmus.target import Target
@@ -74,6 +75,11 @@ from isthmus.tools.dump import Dumper
 @click.option(
     "--metric", metavar="NAME", help="What accuracy is: cosine, mse, or MODULE:FUNCTION.  [default: cosine]"
 )
+@click.option(
+    "--save",
+    type=click.Choice(get_args(Save)),
+    help="What the schemes of layers are chosen for within the budget.  [default: latency]",
+)
 @click.option("--keep", is_flag=True, help="Take what comes closest where nothing meets the budget.")
 @sparsity_options
 @decision_options
@@ -98,6 +104,7 @@ def command(
     padding: str,
     max_drop: str | None,
     metric: str | None,
+    save: Save | None,
     keep: bool,
     sparsity: str | None,
     sparsity_method: str | None,
@@ -141,7 +148,7 @@ def command(
         message, option = "the outputs of a program that was dumped are chosen", "--only, --padding"
         raise ModelError(Problem(Code.BAD_OPTION, message, option, "give them when it is dumped"))
     deciding = Deciding(measure, assignments("--at", at, one_size, "NAME=SIZE"), record)
-    budget = _budget(precision, sparsity, max_drop, metric, keep)
+    budget = _budget(precision, sparsity, max_drop, metric, save, keep)
     warnings: list[Problem] = []
     dumper = Dumper(dump)
     try:
@@ -182,24 +189,31 @@ def command(
 
 
 def _budget(
-    precision: str, sparsity: str | None, max_drop: str | None, metric: str | None, keep: bool
+    precision: str,
+    sparsity: str | None,
+    max_drop: str | None,
+    metric: str | None,
+    save: Save | None,
+    keep: bool,
 ) -> Budget | None:
     if AUTO in (precision, sparsity) or max_drop is not None:
-        named = "int8" if precision == AUTO else precision
-        return Budget(parse_drop(max_drop or "0.5%"), metric or "cosine", keep, partial(_show_front, named))
-    for option, value in (("--metric", metric), ("--keep", keep or None)):
+        drop = parse_drop(max_drop or "0.5%")
+        return Budget(drop, metric or "cosine", keep, save or "latency", _show_front)
+    for option, value in (("--metric", metric), ("--save", save), ("--keep", keep or None)):
         if value is not None:
-            raise ModelError(Problem(Code.BAD_OPTION, "is for --max-drop, or for what is auto", option))
+            text = f"{option} is for a budget: there is none without --max-drop or something that is auto"
+            raise ModelError(Problem(Code.BAD_OPTION, text, option))
     return None
 
 
-def _show_front(precision: str, tried: Sequence[Tried]) -> None:
+def _show_front(tried: Sequence[Tried]) -> None:
     """Those that are best in something, on stderr: the result is the bundle."""
-    columns = (f"layers in {precision}", "accuracy", "drop", "time", "matrices")
+    columns = ("layers", "accuracy", "drop", "time", "matrices")
     grid = table(*columns, right=columns)
     for one in front(tried):
+        layers = ", ".join(f"{count} {scheme}" for scheme, count in sorted(one.counts.items()))
         cost = seconds_text(one.seconds), bytes_text(one.matrix_bytes)
-        grid.add_row(str(len(one.layers)), f"{one.value:.5f}", f"{one.drop:.3%}", *cost)
+        grid.add_row(layers or "all f32", f"{one.value:.5f}", f"{one.drop:.3%}", *cost)
     console(sys.stderr).print(grid)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from isthmus.driver import Bundle, Options, compile_program, find_target, read_model
-from isthmus.errors import Code, ModelError, Problem
+from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.ir.graph import Program
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.bf16 import FLOATS
@@ -19,6 +19,7 @@ from isthmus.passes.steps import Pass
 from isthmus.quantizer.calibrate import observe
 from isthmus.quantizer.decide import Deciding, with_decisions
 from isthmus.quantizer.ladder import climb
+from isthmus.quantizer.menu import menu_of, one_way
 from isthmus.quantizer.prune import prune_pass
 from isthmus.quantizer.report import about
 from isthmus.quantizer.search import Budget, search
@@ -67,6 +68,9 @@ def asked(
     in float. Pruning is by magnitude without data, and else by what does best with it. Raises ModelError for
     an unknown name, and a budget that nothing would spend.
     """
+    if isinstance(precision, str) and precision not in precisions():
+        text, hint = f"no precision called {precision!r}", nearest(precision, precisions())
+        raise ModelError(Problem(Code.BAD_OPTION, text, "--precision", hint))
     thin = None
     if sparsity is None and sparsity_method is not None:
         text = f"nothing is pruned, by {sparsity_method} or otherwise"
@@ -158,9 +162,7 @@ def with_precision(
         fused = passes[0](fused, target, lambda _: None)
     if quantization is None:
         return replace(options, precision=wanted.precision, quantize=(*passes, *floats))
-    recipe = recipe_for(fused, quantization, used, options)
-    if wanted.budget is not None:
-        recipe = search(fused, recipe, target, held, wanted.budget, options)
+    recipe = _recipe(fused, quantization, wanted, (used, held), target, options)
     placed = Quantize(recipe)
     ladder = None
     if held and measured:
@@ -168,6 +170,25 @@ def with_precision(
         ladder = climb(fused, placed(fused, target, lambda _: None), held, options)
     found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder)
     return replace(options, precision=wanted.precision, quantize=(*passes, placed), quantization=found)
+
+
+def _recipe(
+    fused: Program,
+    quantization: Quantization,
+    wanted: Asked,
+    requests: tuple[Sequence[Request], Sequence[Request]],
+    target: Target,
+    options: Options,
+) -> Recipe:
+    """What becomes of each layer of `fused`: as asked, or as the budget allows on held out requests."""
+    used, held = requests
+    if wanted.precision == AUTO:
+        menu = menu_of(fused, used, target, options)
+    else:
+        menu = one_way(recipe_for(fused, quantization, used, options))
+    if wanted.budget is None:
+        return next(iter(menu.ways.values()))
+    return search(fused, menu, target, held, wanted.budget, options)
 
 
 def split(requests: Sequence[Request]) -> tuple[tuple[Request, ...], tuple[Request, ...]]:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import TypeAlias
-
-import numpy as np
 
 from isthmus.ir.graph import Program
 from isthmus.passes.constants import array_of
@@ -24,16 +22,17 @@ def about(fused: Program, recipe: Recipe, calibrated: int, ladder: Ladder | None
     rungs = {} if ladder is None else {rung.name: rung for rung in ladder.rungs}
     rows: list[Json] = []
     for layer in layers:
+        row: dict[str, Json] = {"name": layer.name}
         chosen = recipe.layers.get(layer.name)
-        if chosen is None:
-            rows.append({"name": layer.name, "kept": recipe.kept.get(layer.name, "")})
+        if chosen is not None:
+            row["scheme"] = str(chosen.scheme)
+            row["matrix_sqnr"] = number(of_matrix(layer, chosen).sqnr, 1)
+            row["outliers_moved"] = chosen.divide is not None
+        elif layer.name in recipe.narrow:
+            row["scheme"] = "bf16"
+        else:
+            rows.append({**row, "kept": recipe.kept.get(layer.name, "")})
             continue
-        row: dict[str, Json] = {
-            "name": layer.name,
-            "scheme": str(chosen.scheme),
-            "matrix_sqnr": number(of_matrix(layer, chosen).sqnr, 1),
-            "outliers_moved": chosen.divide is not None,
-        }
         if layer.name in rungs:
             rung = rungs[layer.name]
             row |= {"alone_sqnr": number(rung.alone.sqnr, 1), **as_json(rung.together)}
@@ -46,7 +45,7 @@ def about(fused: Program, recipe: Recipe, calibrated: int, ladder: Ladder | None
             "f32": sum(
                 layer.matrix.t.static_shape[0] * layer.matrix.t.static_shape[1] * 4 for layer in layers
             ),
-            "stored": stored_bytes(layers, recipe.layers),
+            "stored": stored_bytes(layers, recipe),
         },
         "layers": rows,
         "outputs": {} if ladder is None else {name: as_json(found) for name, found in ladder.outputs.items()},
@@ -75,16 +74,17 @@ def of_matrix(layer: Layer, recipe: LayerRecipe) -> Distance:
     return distance
 
 
-def stored_bytes(layers: tuple[Layer, ...], chosen: Mapping[str, LayerRecipe]) -> int:
+def stored_bytes(layers: Sequence[Layer], recipe: Recipe) -> int:
     """What matrices take with their scales and zero points; those kept in float as such."""
-    total = 0
-    for layer in layers:
-        recipe = chosen.get(layer.name)
-        if recipe is None:
-            total += int(np.prod(layer.matrix.t.static_shape)) * 4
-            continue
-        bits, grid = recipe.scheme.bits, recipe.matrix.grid
-        total += -(-recipe.matrix.q.size * bits // 8)
-        total += grid.scale.size * (2 if recipe.scheme.group and fits_f16(grid.scale) else 4)
-        total += 0 if grid.zero is None else -(-grid.zero.size * bits // 8)
-    return total
+    return sum(bytes_of(layer, recipe) for layer in layers)
+
+
+def bytes_of(layer: Layer, recipe: Recipe) -> int:
+    """The same of one layer."""
+    chosen = recipe.layers.get(layer.name)
+    if chosen is None:
+        return math.prod(layer.matrix.t.static_shape) * (2 if layer.name in recipe.narrow else 4)
+    bits, grid = chosen.scheme.bits, chosen.matrix.grid
+    scales = grid.scale.size * (2 if chosen.scheme.group and fits_f16(grid.scale) else 4)
+    zeros = 0 if grid.zero is None else -(-grid.zero.size * bits // 8)
+    return -(-chosen.matrix.q.size * bits // 8) + scales + zeros

@@ -21,6 +21,7 @@ from isthmus.ir.weights import Weight
 from isthmus.ops.text import load
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.steps import mapped
+from isthmus.quantizer.menu import Save
 
 pytestmark = pytest.mark.slow
 
@@ -133,19 +134,25 @@ def test_texts_in_a_file_calibrate_as_well(minilm: Path, data: Callable[[str], P
     assert np.isfinite(answer["461"]).all()
 
 
-def test_a_budget_is_kept_on_other_texts(minilm: Path, data: Callable[[str], Path], tmp_path: Path) -> None:
-    """0.3 % of cosine, chosen on some news texts and kept on others, with most products in int8."""
+@pytest.mark.parametrize("save", ["latency", "size"])
+def test_a_budget_is_kept_on_other_texts(
+    save: Save, minilm: Path, data: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """0.3 % of cosine, chosen on some news texts and kept on others, with most products in few bits."""
     encode = encoder(data("tokenizer.json"), NAMES)
     background, other = lines(data("lee_background.cor"))[:12], lines(data("lee.cor"))[:12]
     made = {}
     for precision in ("f32", "auto"):
         options = {"precision": precision, "calibration": [encode(text) for text in background]}
-        budget = isthmus.Budget(0.003) if precision == "auto" else None
+        budget = isthmus.Budget(0.003, save=save) if precision == "auto" else None
         bundle = isthmus.compile(minilm, out=tmp_path / precision, budget=budget, **options)  # type: ignore[arg-type]
         with isthmus.load(bundle.path) as session:
             made[precision] = np.concatenate([session.run(encode(text))["461"] for text in other])
     told = json.loads((bundle.path / "report.json").read_text())["quantization"]
     assert sum("scheme" in layer for layer in told["layers"]) >= 6
+    # Less than all in int8 takes, and less than half for latency, as bf16 does.
+    stored = told["matrix_bytes"]["stored"] / told["matrix_bytes"]["f32"]
+    assert stored < (0.25 if save == "size" else 0.51)
     exact, found = (made[p].astype(np.float64) for p in ("f32", "auto"))
     assert np.sum(exact * found) / np.linalg.norm(exact) / np.linalg.norm(found) >= 1 - 0.003
 

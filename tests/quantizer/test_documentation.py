@@ -28,3 +28,16 @@ def test_every_name_is_in_the_table() -> None:
     table = "\n".join(line for line in DOCUMENT.splitlines() if line.startswith("| `"))
     for name in SCHEMES:
         assert f"`{name}`" in table or f"`-{name.split('-')[1]}`" in table, name
+
+
+def test_what_is_said_to_be_tested_is() -> None:
+    table = DOCUMENT.split("## Where it is shown")[1]
+    root = Path(__file__).resolve().parents[2]
+    named = 0
+    for part in re.split(r"(?=`tests/)", table)[1:]:
+        file = re.findall(r"`(tests/[\w/]+\.py)`", part)[0]
+        text = (root / file).read_text("utf-8")
+        names = re.findall(r"`(test_\w+)`", part)
+        assert not [name for name in names if f"def {name}(" not in text], file
+        named += len(names)
+    assert named >= 40

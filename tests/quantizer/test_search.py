@@ -20,11 +20,12 @@ from isthmus.driver import Options
 from isthmus.errors import Code, ModelError, QualityError
 from isthmus.passes.quantize.options import Quantization
 from isthmus.passes.quantize.recipe import Recipe, make_recipe
+from isthmus.quantizer.menu import one_way
 from isthmus.quantizer.search import MOST_EVALUATIONS, Budget, Tried, front, parse_drop, search
 from isthmus.targets import x86_64
 
 EXACT = feed_forward(outlier=30.0)
-RECIPE = make_recipe(EXACT, Quantization("int8", protect=False))
+MENU = one_way(make_recipe(EXACT, Quantization("int8", protect=False)))
 # Evaluations are not to be remembered between tests.
 OPTIONS = Options(cache=cache_dir(os.environ))
 
@@ -52,11 +53,11 @@ def searched(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
         seen = Seen()
         monkeypatch.setattr(
             "isthmus.quantizer.search._Bench._measured",
-            lambda self, key: (1 - drop_of(key), 1.0 - 0.1 * len(key)),
+            lambda self, key: (1 - drop_of([name for name, _ in key]), 1.0 - 0.1 * len(key)),
         )
         found = search(
             EXACT,
-            RECIPE,
+            MENU,
             x86_64.TARGETS[0],
             requests(1),
             Budget(max_drop, metric=lambda a, r: 0.0, show=seen, **more),  # type: ignore[arg-type]
@@ -89,12 +90,13 @@ def test_a_budget_that_cannot_be_met(searched) -> None:  # type: ignore[no-untyp
 
 def test_the_front() -> None:
     tried = [
-        Tried(("a", "b"), 0.9, 0.1, 1.0, 10),
-        Tried(("a",), 0.95, 0.05, 2.0, 20),
-        Tried(("b",), 0.94, 0.06, 2.5, 20),  # worse than the one before in everything
+        Tried((("a", "int8"), ("b", "int4")), 0.9, 0.1, 1.0, 10),
+        Tried((("a", "int8"),), 0.95, 0.05, 2.0, 20),
+        Tried((("b", "int4"),), 0.94, 0.06, 2.5, 20),  # worse than the one before in everything
         Tried((), 1.0, 0.0, 3.0, 40),
     ]
     assert [t.layers for t in front(tried)] == [(), ("a",), ("a", "b")]
+    assert tried[0].counts == {"int8": 1, "int4": 1}
 
 
 def test_drops_are_parts_or_percents() -> None:
@@ -118,10 +120,11 @@ def test_measured_for_real_and_taken_up_again(tmp_path: Path) -> None:
 
     def run(show: Seen) -> Recipe:
         options = replace(cached, progress=asked.append)
-        return search(EXACT, RECIPE, x86_64.TARGETS[0], requests(2), Budget(5e-4, "mse", show=show), options)
+        return search(EXACT, MENU, x86_64.TARGETS[0], requests(2), Budget(5e-4, "mse", show=show), options)
 
     first, files = run(seen), sorted((tmp_path / "search").rglob("*.json"))
-    assert len(files) == len(seen.tried) > 2 and 0 < len(first.layers) < 3
+    # One of them is what each layer makes of noise.
+    assert len(files) == len(seen.tried) + 1 > 3 and 0 < len(first.layers) < 3
     assert all(t.drop <= 5e-4 for t in seen.tried if t.layers == tuple(first.layers))
     for file in files[::2]:
         file.unlink()  # as if it had been interrupted
@@ -180,12 +183,12 @@ def test_the_command(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "E3001" in told and "--keep" in told and not (tmp_path / "dist").exists()
     assert app.run([*command, "--max-drop", "0.5%"]) == 0
     told = capsys.readouterr()
-    assert "layers in int8" in told.err and "layer@" in told.out
+    assert "all f32" in told.err and "layer@" in told.out
     command[3] = "int8-weights"
     assert app.run([*command, "--max-drop", "0"]) == 1
     assert app.run([*command, "--max-drop", "90%"]) == 0
     told = capsys.readouterr()
-    assert "layers in int8-weights" in told.err and "layer@" in told.out
+    assert "1 int8-weights" in told.err and "layer@" in told.out
     report = json.loads((Path(told.out.split()[-1]) / "report.json").read_text())
     schemes = {layer.get("scheme") for layer in report["quantization"]["layers"]}
     assert schemes == {None, "w8-afloat"}  # the head stays as it is

@@ -13,9 +13,9 @@ from isthmus.ir.types import Array, DType, Encoding, Halves, Packed, Powers, Sma
 from isthmus.ir.weights import Weight
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import attention, layer_norm, linear
-from isthmus.ops.pointwise import mul
+from isthmus.ops.pointwise import cast, mul
 from isthmus.ops.quantize import dequantize, quantize, row_scale
-from isthmus.passes.constants import array_of, is_constant
+from isthmus.passes.constants import array_of, is_constant, name_of, weight_from
 from isthmus.passes.integers import fits_e8m0, fits_f16
 from isthmus.passes.quantize.layers import Layer, layers_of
 from isthmus.passes.quantize.recipe import LayerRecipe, Recipe, weight_name
@@ -27,7 +27,8 @@ QUANTIZE_PASSES: tuple[Pass, ...] = ()
 
 @dataclass(frozen=True, slots=True)
 class Quantize:
-    """Say the layers of `recipe` in integers: linear(dequantize(quantize(x)), dequantize(w), bias).
+    """Say the layers of `recipe` in integers: linear(dequantize(quantize(x)), dequantize(w), bias); those
+    that are narrow in bf16: linear(cast(x), cast(w), bias).
 
     Groups are an axis of their own, [K/g, g, N], so that a grouped matrix is the reshape of what its
     integers stand for.
@@ -53,6 +54,7 @@ class Quantize:
         layers = {layer.value: layer for layer in layers_of(graph)}
         uses = use_counts(graph)
         done: dict[Value, Value] = {}
+        rounded: dict[Value, Value] = {}
         for node in graph.nodes():
             args = tuple(done.get(a, a) for a in node.args)
             same = all(a is b for a, b in zip(args, node.args, strict=True))
@@ -60,6 +62,9 @@ class Quantize:
             layer = layers.get(node)
             if layer is not None and (recipe := self.recipe.layers.get(layer.name)) is not None:
                 new = _in_integers(new, layer, recipe, uses.get(node.args[0], 1) == 1)
+                watch(Event(self.name, node, made=new))
+            elif layer is not None and layer.name in self.recipe.narrow:
+                new = _in_bf16(new, layer, rounded)
                 watch(Event(self.name, node, made=new))
             elif layer is not None:
                 watch(Event(self.name, node, self.recipe.kept.get(layer.name, "it is not in the recipe")))
@@ -83,6 +88,15 @@ def _in_integers(node: Value, layer: Layer, recipe: LayerRecipe, only_user: bool
         activation=node.attr("activation"),
         loc=node.loc,
     )
+
+
+def _in_bf16(node: Value, layer: Layer, rounded: dict[Value, Value]) -> Value:
+    """`node` with rows and matrix rounded to bf16; `rounded` has the rows that others read so as well."""
+    x, _, *rest = node.args
+    if x not in rounded:
+        rounded[x] = cast(x, dtype=DType.BF16, loc=x.loc)
+    matrix = cast(layer.matrix, dtype=DType.BF16, loc=layer.matrix.loc)
+    return replace(node, args=(rounded[x], weight_from(matrix, name_of(layer.matrix)), *rest))
 
 
 def _divisor(recipe: LayerRecipe) -> Array | None:

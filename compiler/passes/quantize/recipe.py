@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from glob import escape
 
 import numpy as np
 
@@ -39,18 +40,26 @@ class LayerRecipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Recipe:
-    """The layers that compute in integers, by name, and the reasons why the others do not."""
+    """The layers that compute in integers, by name, and the reasons why the others do not. Those `narrow` are
+    multiplied in bf16."""
 
     text: str
     layers: Mapping[str, LayerRecipe]
     kept: Mapping[str, str]
     attention: Attention = "int8"
+    narrow: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The layers that are not in f32."""
+        return (*self.layers, *self.narrow)
 
     @property
     def rounds(self) -> str:
-        """What attention may round to: something only where rows are rounded to integers before it anyway."""
-        rows = any(layer.scheme.activations != "float" for layer in self.layers.values())
-        return ROUNDS[self.attention] if rows else ""
+        """What attention may round to: something only where rows are rounded before it anyway."""
+        if any(layer.scheme.activations != "float" for layer in self.layers.values()):
+            return ROUNDS[self.attention]
+        return "bf16" if self.narrow and self.attention != "f32" else ""
 
     def __str__(self) -> str:
         return self.text
@@ -59,7 +68,8 @@ class Recipe:
         """The same with some layers left in float."""
         layers = {name: layer for name, layer in self.layers.items() if name not in names}
         kept = {**self.kept, **dict.fromkeys(names, "restored")}
-        return Recipe(self.text, layers, kept, self.attention)
+        narrow = tuple(name for name in self.narrow if name not in names)
+        return Recipe(self.text, layers, kept, self.attention, narrow)
 
 
 ASKED = "asked to"
@@ -100,6 +110,13 @@ def _choice(layer: Layer, quantization: Quantization) -> Choice:
         return Choice(layer, None, layer.fragile)
     scheme = quantization.wanted(layer.name)
     return Choice(layer, scheme, "" if scheme is not None else ASKED)
+
+
+def where_possible(program: Program, quantization: Quantization) -> Quantization:
+    """`quantization` with those layers left in float that cannot be as it says."""
+    choices = [_choice(layer, quantization) for layer in layers_of(program.main)]
+    stuck = [choice.layer.name for choice in choices if _obstacle(choice) is not None]
+    return replace(quantization, layers={**quantization.layers, **{escape(name): "f32" for name in stuck}})
 
 
 def _obstacle(choice: Choice) -> Problem | None:
