@@ -6,12 +6,14 @@
 
 OUTPUT is the name of the sentence vector. Methods that need data calibrate on forty news texts, which are
 not those of the measurement. Beside agreement with people stands the mean cosine of the vectors of the fifty
-texts with those of the model as it was: pruning may move the former up, the latter only down.
+texts with those of the model as it was: pruning may move the former up, the latter only down. Each line goes
+to benchmarks/results/pruning.json as soon as it is known; processors differ by the order of sums only.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,12 +23,15 @@ from typing import Any
 import numpy as np
 import similarity
 from fetch_data import fetch
+from places import RESULTS
+from sparse_results import merge, read
 
 import isthmus
 from isthmus.passes.sparsify.options import METHODS
 
 CALIBRATION = 40
 FORMS = ("unstructured@0.5", "2:4")
+SAVED = RESULTS / "pruning.json"
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -57,9 +62,17 @@ def main(arguments: Sequence[str]) -> None:
         unit = vectors / lengths
         exact = unit if exact is None else exact
         cosine = float(np.mean(np.sum(unit * exact, axis=1)))
-        name = f"{way.get('sparsity', 'none')} | {way.get('sparsity_method', '')}"
-        sys.stdout.write(f"| {name} | {found.pearson:.4f} | {found.spearman:.4f} | {cosine:.4f} |\n")
+        form, method = way.get("sparsity", "none"), way.get("sparsity_method", "")
+        numbers = {"pearson": found.pearson, "spearman": found.spearman, "cosine": cosine}
+        _save({given.model.stem: {form: {method: {k: round(v, 4) for k, v in numbers.items()}}}})
+        cells = " | ".join(f"{number:.4f}" for number in numbers.values())
+        sys.stdout.write(f"| {form} | {method} | {cells} |\n")
         sys.stdout.flush()
+
+
+def _save(found: dict[str, Any]) -> None:
+    both = merge(read(SAVED), found)
+    SAVED.write_text(f"{json.dumps(both, indent=1, sort_keys=True)}\n", "utf-8")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ and beside our dense in the same precision. One thread, 8 x 128, or (`sizes`) on
 take turns in one process. Results go to sparse.json in the folder of this machine's processor,
 benchmarks/results/<processor>, as soon as they are known; what is measured again replaces what was there.
 OpenVINO is also asked to decompress sparse weights (CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE), as it can for
-matrices above that rate.
+matrices above that rate. `--target` names the level of the processor that is compiled for, which is part of
+the result: where bf16 or bytes are multiplied in tiles, products without are timed at the level below.
 """
 
 from __future__ import annotations
@@ -65,18 +66,21 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--shares", nargs="+", type=float, default=SHARES, help="of zeros")
     parser.add_argument("--seconds", type=float, default=30.0, help="for each format")
+    parser.add_argument("--target", default="host")
     given = parser.parse_args()
+    decided, forced = partial(_decided, given.target), partial(_forced, given.target)
     if given.step == "plot":
         _plot()
     elif given.step == "peers":
-        _peers(given.seconds)
+        _peers(given.seconds, decided)
     else:
         for name in given.formats:
             shares = FORMATS[name].shares or given.shares
-            bundles = {share: _forced(FORMATS[name], share) for share in shares}
-            dense = _decided(FORMATS[name], 0.0)
+            bundles = {share: forced(FORMATS[name], share) for share in shares}
+            dense = decided(FORMATS[name], 0.0)
             if given.step == "latency":
-                _save({"latency": {name: dict(_latency(name, dense, bundles, given.seconds))}})
+                kept = {share: decided(FORMATS[name], share) for share in shares}
+                _save({"latency": {name: dict(_latency(dense, bundles, kept, given.seconds))}})
             if given.step == "sizes":
                 _sizes(name, dense, bundles, given.seconds)
 
@@ -110,34 +114,34 @@ def _model(form: Format, share: float) -> Path:
     return path
 
 
-def _decided(form: Format, share: float) -> Path:
+def _decided(target: str, form: Format, share: float) -> Path:
     """The bundle as declared costs decide."""
-    return _bundle(form, share, "decided", Deciding())
+    return _bundle(target, form, share, "decided", Deciding())
 
 
-def _forced(form: Format, share: float) -> Path:
+def _forced(target: str, form: Format, share: float) -> Path:
     """The bundle with every matrix in this format, whatever declared costs say."""
-    decided = _decided(form, share)
+    decided = _decided(target, form, share)
     report = json.loads((decided / "report.json").read_bytes())
     if all(form.holds(layer["stored"]) for layer in report["sparsity"]):
         return decided
     for layer in report["sparsity"]:
         layer["stored"] = form.stored
-    record = FOLDER / "records" / f"{_file(form.name)}-{share}.json"
+    record = FOLDER / "records" / f"{_file(form.name)}-{share}-{target}.json"
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(report), "utf-8")
-    return _bundle(form, share, "forced", Deciding(record=record))
+    return _bundle(target, form, share, "forced", Deciding(record=record))
 
 
-def _bundle(form: Format, share: float, how: str, deciding: Deciding) -> Path:
+def _bundle(target: str, form: Format, share: float, how: str, deciding: Deciding) -> Path:
     name = f"{_file(form.name)}-{share}-{how}" if share else f"{form.precision}-dense"
-    folder = FOLDER / "bundles"
+    folder = FOLDER / "bundles" / target
     found = list(folder.glob(f"{name}@*"))
     if found:
         return found[0]
     options = Options(name=name, cache=cache_dir(os.environ))
     model = _model(form, share)
-    return compile_as(model, "host", folder, options, asked(form.precision), deciding).path
+    return compile_as(model, target, folder, options, asked(form.precision), deciding).path
 
 
 def _file(text: str) -> str:
@@ -150,14 +154,14 @@ def _inputs(batch: int = BATCH, length: int = LENGTH) -> dict[str, np.ndarray]:
 
 
 def _latency(
-    name: str, dense: Path, bundles: Mapping[float, Path], seconds: float
+    dense: Path, bundles: Mapping[float, Path], decided: Mapping[float, Path], seconds: float
 ) -> Iterator[tuple[str, Result]]:
-    """Ours alone, one format at all shares in turns with dense."""
+    """Ours alone, one format at all shares in turns with dense; and what was `decided` at each."""
     inputs = _inputs()
     with pinned(1):
         whole, *times = alternate([_ours(path, inputs) for path in (dense, *bundles.values())], seconds)
     for (share, path), timing in zip(bundles.items(), times, strict=True):
-        kept = json.loads((_decided(FORMATS[name], share) / "report.json").read_bytes())["sparsity"]
+        kept = json.loads((decided[share] / "report.json").read_bytes())["sparsity"]
         stored = json.loads((path / "report.json").read_bytes())["sparsity"]
         yield (
             f"{share:g}",
@@ -168,6 +172,7 @@ def _latency(
                 "bytes": round(sum(s["bytes"] for s in stored) / sum(s["dense_bytes"] for s in stored), 3),
                 "decided": sum(layer["stored"] != "dense" for layer in kept),  # so, or even better
                 "matrices": len(kept),
+                "target": path.name.partition("@")[2],
             },
         )
 
@@ -204,12 +209,12 @@ def _ours(bundle: Path, inputs: dict[str, np.ndarray]) -> Run:
     return lambda: session.run(inputs)
 
 
-def _peers(seconds: float) -> None:
+def _peers(seconds: float, decided: Callable[[Format, float], Path]) -> None:
     """Ours, onnxruntime and OpenVINO on the same files."""
     inputs, form = _inputs(), FORMATS[PEER_FORMAT]
     more = {"CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE": "0.7"}
     for share in PEER_SHARES:
-        model, bundle = _model(form, share), _decided(form, share)
+        model, bundle = _model(form, share), decided(form, share)
         with pinned(1):
             runs = {
                 "isthmus": _ours(bundle, inputs),

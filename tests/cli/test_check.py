@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from layer_models import broken_model, layer_model, save
+from layer_models import broken_model, layer_model, save, sparse_model
 
 import isthmus.targets
 from isthmus.cli import app
@@ -60,6 +60,19 @@ def test_check_tells_programs(layer: Path, capsys: Capture) -> None:
     assert target["kernels"]["gemm_f32_gelu"] == 1
     assert target["multiply_adds"] == "4608*seq"
     assert target["weights_bytes"] > 0 < target["working_bytes"]
+
+
+def test_zeros_are_told(tmp_path: Path, capsys: Capture) -> None:
+    """Of a plain file with zeros in it, without any flag."""
+    path = save(sparse_model(), tmp_path)
+    assert app.run(["check", str(path), "--target", "host"]) == 0
+    shown = capsys.readouterr().out
+    assert all(part in shown for part in ("matrix with zeros", "/product", "96x640", "unstructured", "csr:"))
+    assert app.run(["check", str(path), "--target", "host", "--json"]) == 0
+    (target,) = json.loads(capsys.readouterr().out)["targets"]
+    (layer,) = target["sparsity"]
+    assert layer["stored"].startswith("csr(") and layer["bytes"] < 0.15 * layer["dense_bytes"]
+    assert layer["decided_by"] == "declared cost" and layer["predicted_gain"] > 2
 
 
 def test_check_of_chips_that_need_bounds(layer: Path, capsys: Capture) -> None:

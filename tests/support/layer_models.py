@@ -53,6 +53,20 @@ def layer_model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def sparse_model(share: float = 0.05) -> onnx.ModelProto:
+    """A product of x[rows, 96] with a matrix of which so many numbers are no zeros, and nothing says so."""
+    rng = np.random.default_rng(1)
+    matrix = np.where(rng.random((96, 640)) < share, rng.standard_normal((96, 640)), 0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="/product")],
+        "sparse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 96])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 640])],
+        [numpy_helper.from_array(matrix.astype(np.float32), "w")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 def broken_model() -> onnx.ModelProto:
     """Two operators that nobody knows, one of them twice, and one that makes as much as the data says."""
     nodes = [

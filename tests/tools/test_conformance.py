@@ -7,19 +7,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from runners import KNOWN
 
 from isthmus.errors import Code, InputError, Problem, RunnerError
+from isthmus.ir.dims import evaluate_dim
+from isthmus.ir.dims import product as size_of
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program, walk
+from isthmus.ir.sparse import MASK, Blocks, MaskedPanels
 from isthmus.ir.types import DType
 from isthmus.ir.verify import check
+from isthmus.kernels import sparse
 from isthmus.ops import OPS
+from isthmus.passes import pipeline
+from isthmus.passes.sparsify.choose import matrix_of
+from isthmus.passes.sparsify.patterns import BLOCKS_OF
+from isthmus.target import Target
 from isthmus.tools.conformance import kit
 from isthmus.tools.conformance.cases import MOST_PORTS, Case, batches, program
+from isthmus.tools.conformance.examples import SIZES
 from isthmus.tools.conformance.kit import Score, all_cases, score
 from isthmus.tools.samples import storable
 
 Arrays = Mapping[str, np.ndarray]
+# Products with matrices that have zeros.
+ZEROS = [case for case in all_cases() if "sparse" in case.name or "2:4" in case.name]
 # A few of everything: enough to see how the kit judges.
 SOME = [
     case
@@ -53,6 +65,57 @@ def test_every_op_and_every_dtype_is_in_it() -> None:
     assert nodes == set(DType)
     assert {case.value.dtype for case in cases} == {d for d in DType if not d.is_stored}
     assert sum(case.group.startswith("model: ") for case in cases) >= 6
+
+
+def kinds_of_chips() -> list[Target]:
+    """A chip for each set of features that decide how zeros are stored."""
+    return list(
+        {
+            str((t.vector, t.byte_products, t.tiles, t.multiplies_bf16, t.expands_bytes)): t
+            for t in KNOWN.values()
+        }.values()
+    )
+
+
+@pytest.mark.parametrize("target", kinds_of_chips(), ids=lambda target: target.name)
+def test_every_way_to_store_zeros_is_in_it(target: Target) -> None:
+    """Every shape of block of every type, and whatever else the chip has: two of four bytes, and masks."""
+    whole, arrays = program(ZEROS)
+    lead = dict(zip(SIZES, arrays["sizes"].shape, strict=True))
+    found: set[str] = set()
+    for node in pipeline.run(whole, target).main.nodes():
+        weight = matrix_of(node)
+        if weight is None:
+            continue
+        stored, dtype = weight.type.encoding, weight.type.dtype
+        if isinstance(stored, MaskedPanels):
+            found.add("two of four")
+        if not isinstance(stored, Blocks):
+            continue
+        found.add(f"{dtype} {stored.outputs}x{stored.inputs}")
+        lists = stored.lists(*weight.type.static_shape)
+        group = 4 // dtype.bytes
+        vectors = lists * -(-stored.window // group // MASK)
+        rows = evaluate_dim(size_of(node.shape[:-1]), lead)
+        if stored.masked and masks_are_read(rows, vectors, stored.pairs):
+            found.add(f"{dtype} by masks")
+    shapes = {1: DType.F32, 2: DType.BF16, 4: DType.I8}
+    dense = {dtype for dtype in shapes.values() if target.multiplies_in_tiles(str(dtype))}
+    wanted = {
+        f"{shapes[group]} {outputs}x{inputs}"
+        for group, blocks in BLOCKS_OF.items()
+        for outputs, inputs in blocks
+        if shapes[group] not in dense
+    }
+    masked = {DType.F32, DType.I8} - dense if target.reads_masks(1, 1) else set()
+    wanted |= {f"{dtype} by masks" for dtype in masked}
+    wanted |= {"two of four"} if target.expands_bytes and DType.I8 not in dense else set()
+    assert found >= wanted, f"not in the kit: {', '.join(sorted(wanted - found))}"
+
+
+def masks_are_read(rows: int, vectors: int, pairs: int) -> bool:
+    """Whether the kernel multiplies so many rows by vectors of the matrix (`kernels.sparse`)."""
+    return vectors * (sparse.MASKED_SLOTS + sparse.ROW_SLOTS * rows) <= 2 * sparse.NUMBER_SLOTS * pairs
 
 
 def test_it_is_the_same_every_time() -> None:

@@ -19,7 +19,11 @@ BLOCK = 32  # rows between two updates of all the others: what fits a cache
 
 
 def round_by_gptq(w: Array, scheme: Scheme, gram: Array) -> Integers:
-    """`w` f32 [K, N] as integers whose product with rows x is closest; `gram` [K, K] is the sum of x^T x."""
+    """`w` f32 [K, N] as integers whose product with rows x is closest; `gram` [K, K] is the sum of x^T x.
+
+    What is zero stays zero: products leave it out. It is an error like others of what came to it meanwhile
+    (E. Frantar and D. Alistarh, "SparseGPT", arXiv 2301.00774, section 3.5).
+    """
     depth = len(w)
     hessian = gram.astype(np.float64)
     dead = np.diag(hessian) == 0
@@ -31,6 +35,7 @@ def round_by_gptq(w: Array, scheme: Scheme, gram: Array) -> Integers:
     # Upper: row i says how the later rows make up for an error in row i.
     factor = np.linalg.cholesky(inverse).T
     left = w[order].astype(np.float64)
+    present = left != 0
     grid = fit(w, scheme, np.diag(gram))
     q = np.zeros(w.shape, grid.dtype.numpy)
     for start in range(0, depth, BLOCK):
@@ -38,7 +43,7 @@ def round_by_gptq(w: Array, scheme: Scheme, gram: Array) -> Integers:
         errors = np.zeros((stop - start, w.shape[1]))
         for row in range(start, stop):
             one = _row_grid(grid, scheme, int(order[row]))
-            q[row] = one.integers(left[row].astype(np.float32))
+            q[row] = one.integers(np.where(present[row], left[row], 0).astype(np.float32))
             error = (left[row] - one.numbers(q[row])) / factor[row, row]
             left[row + 1 : stop] -= factor[row, row + 1 : stop, None] * error
             errors[row - start] = error

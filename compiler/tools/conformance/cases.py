@@ -20,6 +20,8 @@ from isthmus.tools.samples import magnitude, tolerance_of
 MOST_PORTS = 60
 # Dims are bounded, so that chips without an allocator can lay out memory for them.
 LARGEST_DIM = 8
+# Relative error of a sum of hundreds of products in f32, in any order.
+SUM = 2e-5
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0)
 
 

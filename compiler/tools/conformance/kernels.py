@@ -8,25 +8,23 @@ from itertools import product
 import numpy as np
 
 from isthmus.ir.dims import symbol
-from isthmus.ir.graph import Value, constant, weight_of
+from isthmus.ir.graph import Value, constant
 from isthmus.ir.small_floats import from_codes
 from isthmus.ir.types import Array, DType
 from isthmus.ops import lines, movement, nn, pointwise, ragged, reduce
 from isthmus.ops.integer import BLOCK_SCALES, BLOCK_TYPES, block_linear, integer_linear, quantize_rows
 from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
-from isthmus.passes.sparsify.patterns import BLOCKS_OF
-from isthmus.tools.conformance.cases import Case, Maker
+from isthmus.tools.conformance.cases import SUM, Case, Maker
+from isthmus.tools.conformance.zeros import sparse_bytes, sparse_floats
 
 B, N = symbol("b"), symbol("n")
-# A sum of hundreds of products in f32, in any order.
-SUM = 2e-5
 
 
 def kernel_cases() -> Iterator[Case]:
     """All of them."""
     yield from _linear()
-    yield from _sparse()
+    yield from sparse_floats()
     yield from _attention()
     yield from _ragged()
     yield from _norms()
@@ -46,39 +44,6 @@ def _linear() -> Iterator[Case]:
                 rest = [maker.floats(f"f32[{rows},{n}]")] if residual else []
                 w, bias = maker.weight(k, n, scale=k**-0.5), maker.weight(n)
                 yield maker.case(nn.linear(x, w, bias, *rest, activation=activation), SUM)
-
-
-def _sparse() -> Iterator[Case]:
-    """Matrices with so many zeros that they are stored without, in each shape of block."""
-    for outputs, inputs in BLOCKS_OF[1]:
-        for activation, residual in (("none", False), ("relu", True)):
-            tail = "+residual" if residual else ""
-            maker = Maker("linear", f"sparse linear of {outputs}x{inputs} blocks {activation}{tail}")
-            x = maker.floats("f32[b,n,380]")
-            rest = [maker.floats("f32[b,n,130]")] if residual else []
-            w = without_most(maker.weight(380, 130, scale=0.2), outputs, inputs)
-            yield maker.case(nn.linear(x, w, maker.weight(130), *rest, activation=activation), SUM)
-
-
-def without_most(value: Value, outputs: int, inputs: int) -> Value:
-    """A matrix of which one block in sixteen is left."""
-    weight = weight_of(value)
-    assert weight is not None
-    plain = weight.read()
-    row, column = (
-        axis // size for axis, size in zip(np.indices(plain.shape), (inputs, outputs), strict=True)
-    )
-    return constant(weight.name, np.where((5 * row + 7 * column) % 16 == 0, plain, plain.dtype.type(0)))
-
-
-def two_of_four(value: Value) -> Value:
-    """A matrix of which two of every four neighbours of a column are left, in all six ways."""
-    weight = weight_of(value)
-    assert weight is not None
-    plain = weight.read()
-    row, column = np.indices(plain.shape)
-    pairs = np.array([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100])[(row // 4 + column) % 6]
-    return constant(weight.name, np.where(pairs >> row % 4 & 1, plain, plain.dtype.type(0)))
 
 
 _MASKS = {"row": "f32[b,1,1,m]", "full": "f32[b,1,n,m]", "each": "f32[b,4,n,m]", "low": "f32[n,m]"}
@@ -277,8 +242,7 @@ def _bytes() -> Iterator[Case]:
         w = maker.whole_weight(width, n)
         yield maker.case(integer_linear(quantize_rows(x, scale, point), w, offset, scale, *vectors), 0.0)
     yield from _bytes_at_steps()
-    yield from _sparse_bytes()
-    yield from _halves()
+    yield from sparse_bytes()
     yield from _blocks()
     yield from _small_floats()
     maker = Maker("bytes", "row_scale of rows, zeros among them")
@@ -317,37 +281,6 @@ def _stepped(maker: Maker, rows: Value, dtype: DType, zero: int, scale: float) -
     made = quantize_rows(rows, one, point)
     # Bytes that are outputs are written on their own.
     return pointwise.add(pointwise.cast(made, dtype=DType.I32), pointwise.cast(made, dtype=DType.I32))
-
-
-def _sparse_bytes() -> Iterator[Case]:
-    """Matrices of bytes with so many zeros that they are stored without."""
-    for outputs in (1, 4):
-        for dtype, each in ((DType.I8, True), (DType.U8, False)):
-            of = "rows" if each else "all"
-            name = f"sparse integer_linear of {outputs}x4 blocks {dtype}, {of}"
-            maker = Maker("bytes", name)
-            x = maker.integers(f"{dtype}[m,b,738]")
-            scale = maker.floats("f32[m,b,1]" if each else "f32[]", 0.001, 0.02)
-            vectors = [constant(f"{name} {i}", maker.scales(70)) for i in range(2)]
-            offset = constant(f"{name} offset", np.arange(70, dtype=np.int32) * 101 - 2000)
-            rest = [maker.floats("f32[m,b,70]")] if each else []
-            w = without_most(maker.whole_weight(738, 70), outputs, 4)
-            value = integer_linear(x, w, offset, scale, *vectors, *rest, activation="relu")
-            yield maker.case(value, 0.0)
-
-
-def _halves() -> Iterator[Case]:
-    """Matrices of bytes of which two of four neighbours are zero, few rows and many."""
-    for rows, k, n in (("1", 132, 70), ("m,b", 67, 48), ("m,b,n", 330, 101)):
-        for dtype in (DType.I8, DType.U8):
-            name = f"integer_linear by 2:4 {dtype}[{rows},{k}] x {n}"
-            maker = Maker("bytes", name)
-            scale = constant(f"{name} scale", np.asarray(0.004, np.float32))
-            vectors = [constant(f"{name} {i}", maker.scales(n)) for i in range(2)]
-            offset = constant(f"{name} offset", np.arange(n, dtype=np.int32) * 101 - 2000)
-            w = two_of_four(maker.whole_weight(k, n))
-            x = maker.integers(f"{dtype}[{rows},{k}]")
-            yield maker.case(integer_linear(x, w, offset, scale, *vectors, activation="relu"), 0.0)
 
 
 def _blocks() -> Iterator[Case]:

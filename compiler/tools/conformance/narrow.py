@@ -11,11 +11,9 @@ from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise
 from isthmus.ops.integer import block_linear, integer_linear
 from isthmus.passes.sparsify.patterns import BLOCKS_OF
-from isthmus.tools.conformance.cases import Case, Maker
-from isthmus.tools.conformance.kernels import without_most
+from isthmus.tools.conformance.cases import SUM, Case, Maker
+from isthmus.tools.conformance.zeros import without_most
 
-# Products of bf16 are exact in f32; what is left is the order of a sum of hundreds of them.
-SUM = 2e-5
 # A quantum of bytes in queries, keys, values and powers, a unit of bf16: in a hundred there are several.
 ROUNDED = 3e-2
 # Rows (of SIZES: 1, 3, 5 and 15 of them), K and N: whole blocks of steps and rests of every kind, and a K of
@@ -97,7 +95,7 @@ def _sparse() -> Iterator[Case]:
             maker = Maker("bf16", name)
             x = maker.floats(f"bf16[{rows},131]")
             rest = [maker.floats(f"f32[{rows},70]")] if residual else []
-            w = _bf16(without_most(maker.weight(131, 70, scale=0.2), outputs, inputs))
+            w = _bf16(without_most(maker.weight(131, 70, scale=0.2), outputs, inputs, of=24))
             value = nn.linear(x, w, maker.weight(70), *rest, activation=activation, rounded=rounded)
             yield maker.case(value, None if rounded else SUM)
 
