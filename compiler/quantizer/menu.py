@@ -34,6 +34,10 @@ BF16 = "bf16"
 AUTO_SCHEMES = ("int8", "int4")
 # Slots of a multiplication of bytes in tiles, whose words have four where those of bf16 have two.
 BYTES_IN_TILES = 0.05
+# What a multiply-add takes of that in f32 where weights of few bits become floats as they are read, for many
+# rows: 1.5 as measured with 16 of them (benchmarks/README.md, mxfp4); and for one, of which three digits are
+# multiplied as bytes.
+WIDENED, ONE_ROW = 1.5, 0.75
 # What is saved besides is worth this part: layers that save nothing of what is asked for follow the others.
 BESIDES = 1e-3
 # Noise that is none, over the signal.
@@ -105,26 +109,24 @@ def slots_of(layer: Layer, recipe: Recipe, rows: float, target: Target) -> float
     size = math.prod(layer.matrix.t.static_shape)
     stored = bytes_of(layer, recipe)
     waits = MEMORY_ROWS if stored >= MEMORY_BYTES else FEWEST_ROWS
-    return (
-        max(rows * size * _slots_each(layer.name, recipe, target), waits * stored / 4) / target.vector.lanes()
-    )
+    each = _slots_each(layer.name, recipe, rows, target)
+    return max(rows * size * each, waits * stored / 4) / target.vector.lanes()
 
 
-def _slots_each(name: str, recipe: Recipe, target: Target) -> float:
-    """Slots of one multiply-add in each lane. Integers multiply bytes where rows are bytes too."""
+def _slots_each(name: str, recipe: Recipe, rows: float, target: Target) -> float:
+    """Slots of one multiply-add in each lane. Bytes are multiplied as such where rows are bytes too."""
     chosen = recipe.layers.get(name)
-    if chosen is not None and chosen.scheme.activations != "float" and not chosen.scheme.group:
-        if target.multiplies_in_tiles("u8"):
-            return BYTES_IN_TILES
-        dtype = DType.I8
-    else:
-        dtype = DType.BF16 if name in recipe.narrow else DType.F32
-    step = step_of(dtype, target)
+    if chosen is not None and (chosen.scheme.activations == "float" or chosen.scheme.group):
+        return ONE_ROW if rows <= 1 and target.byte_products is not None else WIDENED
+    if chosen is not None and target.multiplies_in_tiles("u8"):
+        return BYTES_IN_TILES
+    narrow = DType.BF16 if name in recipe.narrow else DType.F32
+    step = step_of(DType.I8 if chosen is not None else narrow, target)
     return step.dense / step.group if step is not None else 1.0
 
 
 def costs_of(layer: Layer, menu: Menu, target: Target, save: Save) -> dict[str, float]:
-    """What `layer` costs in f32 ("") and in each of its schemes, as a part of that in f32."""
+    """What `layer` costs in f32 ("") and in each of its schemes: slots or bytes, a little of the other too."""
     rows = menu.rows.get(layer.name, ORDINARY)
     f32 = Recipe("", {}, {})
     ways = {"": f32, **{name: way for name, way in menu.ways.items() if layer.name in way.names}}

@@ -232,10 +232,12 @@ def search(
 def _cheapest(bench: _Bench) -> Tried | None:
     """The choice that takes the most steps; None if each step by itself is too much."""
     layers = layers_by_name(bench.exact, bench.menu.layers)
-    save = bench.budget.save
+    # Who names a scheme wants it wherever it may be.
+    save = bench.budget.save if len(bench.menu.ways) > 1 else "size"
     costs = {name: costs_of(layer, bench.menu, bench.target, save) for name, layer in layers.items()}
     # Where all steps are taken their order says nothing, and it takes measuring.
-    whole = bench.evaluate({name: min(of, key=of.__getitem__) for name, of in costs.items()})
+    least = {name: min(of, key=of.__getitem__) for name, of in costs.items()}
+    whole = bench.evaluate({name: scheme for name, scheme in least.items() if scheme})
     if bench.fits(whole):
         return whole
     noise = {(n, way): made for way in bench.menu.ways for n, made in bench.noise(way).items()}

@@ -40,6 +40,19 @@ def test_gptq_of_independent_rows_is_rounding() -> None:
     np.testing.assert_array_equal(round_by_gptq(W, scheme, np.eye(DEPTH)).q, round_to_grid(W, scheme).q)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_gptq_leaves_zeros_and_is_closer_than_rounding_all_the_same(scheme: Scheme) -> None:
+    """Numbers that are left make up for each other."""
+    sparse = np.where(np.arange(DEPTH)[:, None] % 2 == np.arange(COLUMNS) % 2, W, 0).astype(np.float32)
+    plain, made = (
+        found.matrix(W.shape)
+        for found in (round_to_grid(sparse, scheme), round_by_gptq(sparse, scheme, GRAM))
+    )
+    assert (made[sparse == 0] == 0).all()
+    off, on = (np.linalg.norm(X @ (found - sparse)) for found in (plain, made))
+    assert on < 0.9 * off
+
+
 def test_gptq_bears_columns_that_are_always_zero() -> None:
     x = X.copy()
     x[:, 10:30] = 0
