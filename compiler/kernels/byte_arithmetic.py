@@ -135,7 +135,7 @@ class Widening(Single):
         if lanes == 1:
             return super().weights(panel, place, lanes)
         k = self.k
-        found = []
+        found: list[Expr] = []
         # Not by shifts in i32 and a cast: LLVM would widen bytes to i32 then.
         for pair in pairs_of(k, panel.load(place, GROUP * lanes), lanes):
             eight = k.constant(8, pair)

@@ -9,7 +9,7 @@ from isthmus.kernels.builder import Builder, Expr, Memory
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
 from isthmus.kernels.row_results import Result, ResultRows, result_suffix
-from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.rows import by_fours, fetch_rows, reduce_rows
 from isthmus.target import Target
 
 
@@ -42,6 +42,11 @@ def _kernel(symbol: str, target: Target, residual: bool, kind: Result) -> Kernel
         inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
         extras = [added.at((first + i) * ldr, f"r{i}") for i in range(rows)] if added is not None else []
         outputs = result.rows(first, rows)
+        if rows > 1:
+            following = [x.at((first + rows + i) * ldx, "next") for i in range(rows)]
+            if added is not None:
+                following += [added.at((first + rows + i) * ldr, "next_added") for i in range(rows)]
+            fetch_rows(k, n, following, [row.y for row in outputs if row.y is not None])
 
         def total(i: int, j: Expr, lanes: int) -> Expr:
             if not extras:

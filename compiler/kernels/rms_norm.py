@@ -8,7 +8,7 @@ from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import sqrt
 from isthmus.kernels.row_results import Result, ResultRows, result_suffix
-from isthmus.kernels.rows import by_fours, reduce_rows
+from isthmus.kernels.rows import by_fours, fetch_rows, reduce_rows
 from isthmus.target import Target
 
 SYMBOL = "rms_norm_f32"
@@ -35,6 +35,9 @@ def _kernel(symbol: str, target: Target, kind: Result) -> Kernel:
     def rows_from(count_inverse: Expr, first: Expr, rows: int) -> None:
         inputs = [x.at((first + i) * ldx, f"x{i}") for i in range(rows)]
         outputs = result.rows(first, rows)
+        if rows > 1:
+            following = [x.at((first + rows + i) * ldx, "next") for i in range(rows)]
+            fetch_rows(k, n, following, [row.y for row in outputs if row.y is not None])
 
         def square(i: int, j: Expr, lanes: int) -> Expr:
             value = k.let("value", inputs[i].load(j, lanes))

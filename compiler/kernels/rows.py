@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from isthmus.kernels.builder import Builder, Expr
+from isthmus.kernels.builder import Builder, Expr, Memory
 
 ROWS = 4
 
@@ -17,6 +17,19 @@ def by_fours(k: Builder, begin: Expr, end: Expr, emit: Callable[[Expr, int], Non
         emit(k.let("first", begin + four * ROWS), ROWS)
     with k.loop("row", begin + whole * ROWS, end) as row:
         emit(row, 1)
+
+
+def fetch_rows(k: Builder, n: Expr, read: Sequence[Memory], written: Sequence[Memory]) -> None:
+    """Ask for n floats of each row that is read next, and of each that is written now.
+
+    Between two products both have often left the second-level cache, for the matrix of the one before.
+    """
+    line = k.target.caches.line_bytes // 4
+    with k.loop("line", 0, k.divide_up(n, line)) as number:
+        for row in read:
+            row.prefetch(number * line)
+        for row in written:
+            row.prefetch(number * line, write=True)
 
 
 def reduce_rows(

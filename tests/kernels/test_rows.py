@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from isthmus.codegen.native import Call
+from isthmus.codegen.objects import assembly
 from isthmus.kernels import byte_rows, layer_norm, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.row_results import Result
@@ -121,6 +123,17 @@ def test_rms_norm_in_place_over_a_range(target: Target, compiled: Compiled) -> N
     expected[[0, 8]] = x[[0, 8]]
     compiled(rms_norm.kernel(target))(x, np.ones(40, np.float32), x, EPS, 40, 40, 40, 1, 8)
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_norms_fetch_rows_that_come_next(level: Target) -> None:
+    """Of four rows at a time: a line of each of the next ones (and of what is added), and of each result."""
+    fetching = {
+        layer_norm.kernel(level, False): 8,
+        layer_norm.kernel(level, True): 12,
+        rms_norm.kernel(level): 8,
+    }
+    for kernel, lines in fetching.items():
+        assert len(re.findall(r"^\s+prefetch", assembly(kernel, level), re.MULTILINE)) >= lines
 
 
 @pytest.mark.parametrize("width", WIDTHS)
