@@ -32,8 +32,6 @@ BF16 = "bf16"
 # What `auto` chooses among, and bf16 where the chip multiplies it: matrices in half, a quarter, an eighth of
 # the bytes; rows in bytes for latency. Others can be named, one at a time.
 AUTO_SCHEMES = ("int8", "int4")
-# Slots of a multiplication of bytes in tiles, whose words have four where those of bf16 have two.
-BYTES_IN_TILES = 0.05
 # What a multiply-add takes of that in f32 where weights of few bits become floats as they are read, for many
 # rows: 1.5 as measured with 16 of them (benchmarks/README.md, mxfp4); and for one, of which three digits are
 # multiplied as bytes.
@@ -118,8 +116,6 @@ def _slots_each(name: str, recipe: Recipe, rows: float, target: Target) -> float
     chosen = recipe.layers.get(name)
     if chosen is not None and (chosen.scheme.activations == "float" or chosen.scheme.group):
         return ONE_ROW if rows <= 1 and target.byte_products is not None else WIDENED
-    if chosen is not None and target.multiplies_in_tiles("u8"):
-        return BYTES_IN_TILES
     narrow = DType.BF16 if name in recipe.narrow else DType.F32
     step = step_of(DType.I8 if chosen is not None else narrow, target)
     return step.dense / step.group if step is not None else 1.0
