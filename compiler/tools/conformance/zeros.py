@@ -29,9 +29,9 @@ def sparse_floats() -> Iterator[Case]:
             yield maker.case(nn.linear(x, w, maker.weight(130), *rest, activation=activation), SUM)
     for rows in FEW:
         maker = Maker("linear", f"sparse linear of many numbers and few rows [{rows},380]")
-        x, residual = maker.floats(f"f32[{rows},380]"), maker.floats(f"f32[{rows},130]")
+        x, other = maker.floats(f"f32[{rows},380]"), maker.floats(f"f32[{rows},130]")
         w = without_most(maker.weight(380, 130, scale=0.2), 1, 1, kept=7, of=32)
-        yield maker.case(nn.linear(x, w, maker.weight(130), residual, activation="relu"), SUM)
+        yield maker.case(nn.linear(x, w, maker.weight(130), other, activation="relu"), SUM)
 
 
 def without_most(value: Value, outputs: int, inputs: int, kept: int = 1, of: int = 16) -> Value:
