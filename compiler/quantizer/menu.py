@@ -122,7 +122,7 @@ def _slots_each(name: str, recipe: Recipe, rows: float, target: Target) -> float
 
 
 def costs_of(layer: Layer, menu: Menu, target: Target, save: Save) -> dict[str, float]:
-    """What `layer` costs in f32 ("") and in each of its schemes: slots or bytes, a little of the other too."""
+    """What `layer` costs in f32 ("") and in its schemes: slots or bytes, and a little of the other."""
     rows = menu.rows.get(layer.name, ORDINARY)
     f32 = Recipe("", {}, {})
     ways = {"": f32, **{name: way for name, way in menu.ways.items() if layer.name in way.names}}

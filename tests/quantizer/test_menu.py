@@ -147,9 +147,9 @@ def lost(layer: str, scheme: str) -> float:
 @pytest.mark.parametrize(
     ("save", "max_drop", "wanted"),
     [
-        ("size", 0.05, {UP: "int4", DOWN: "int4"}),
-        ("size", 0.015, {UP: "int8", DOWN: "int4"}),
-        ("size", 0.006, {UP: "bf16", DOWN: "int4"}),
+        ("size", 0.06, {UP: "int4", DOWN: "int4"}),
+        ("size", 0.018, {UP: "int8", DOWN: "int4"}),
+        ("size", 0.0065, {UP: "bf16", DOWN: "int4"}),
         ("size", 0.003, {UP: "bf16", DOWN: "int8"}),
         ("latency", 0.05, {UP: "int8", DOWN: "int8"}),
         ("latency", 0.003, {UP: "bf16", DOWN: "int8"}),

@@ -88,6 +88,13 @@ def test_a_budget_that_cannot_be_met(searched) -> None:  # type: ignore[no-untyp
     assert layers == [HEAD]
 
 
+def test_the_whole_budget_is_spent_only_where_nothing_costs_less(searched) -> None:  # type: ignore[no-untyped-def]
+    layers, _ = searched(0.0035)
+    assert layers == [DOWN]  # both are 0.003, and 0.0028 is four fifths
+    layers, _ = searched(0.0011)
+    assert layers == [HEAD]  # 0.001 is more than four fifths, and nothing else is within the budget
+
+
 def test_the_front() -> None:
     tried = [
         Tried((("a", "int8"), ("b", "int4")), 0.9, 0.1, 1.0, 10),
