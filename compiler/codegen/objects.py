@@ -17,9 +17,10 @@ from typing import Any
 from isthmus.codegen import toolchain
 from isthmus.codegen.cache import load, store
 from isthmus.codegen.kernel_c import kernel_c
+from isthmus.codegen.lower import lower_intrinsics
 from isthmus.errors import CompilerBug
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.tir import tirx, tvm
+from isthmus.kernels.tir import tvm
 from isthmus.machine import processors
 from isthmus.target import Target
 
@@ -81,5 +82,5 @@ def assembly(kernel: Kernel, target: Target) -> str:
 
 def _generate(kernel: Kernel, target: Target) -> Any:
     tvm_target = tvm.target.Target(dict(target.tvm))
-    module = tirx.transform.BindTarget(tvm_target)(tvm.IRModule({kernel.symbol: kernel.func}))
-    return tvm.target.codegen.build_module(tirx.transform.LowerIntrin()(module), tvm_target)
+    module = lower_intrinsics(kernel.symbol, kernel.func, tvm_target)
+    return tvm.target.codegen.build_module(module, tvm_target)
