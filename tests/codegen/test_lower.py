@@ -12,14 +12,14 @@ from isthmus.kernels.tir import tirx, tvm
 from isthmus.target import Target
 from isthmus.targets import x86_64
 
-CHIP, SCALAR_SUMS, PAIRS = (
+CHIP, UNFUSED, PAIRS = (
     next(target for target in x86_64.TARGETS if target.name == name)
     for name in ("x86-64-v3", "x86-64-v2", "x86-64-v4-bf16")
 )
 KERNELS = [
     (CHIP, layer_norm.kernel(CHIP, True)),
     (CHIP, sparse.kernel(CHIP, 1, 4, "gelu", True)),
-    (SCALAR_SUMS, attention.kernel(SCALAR_SUMS, 8, 8, "none", False, causal=True)),
+    (UNFUSED, attention.kernel(UNFUSED, 8, 8, "none", False, causal=True)),
     (PAIRS, gemm.kernel(PAIRS, "silu", True, DotBF16)),  # with an instruction of the chip's own
 ]
 
