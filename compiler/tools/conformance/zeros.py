@@ -13,8 +13,8 @@ from isthmus.ops.integer import integer_linear
 from isthmus.passes.sparsify.patterns import BLOCKS_OF
 from isthmus.tools.conformance.cases import SUM, Case, Maker
 
-# One row and three, where there may be many: matrices are stored for those, and masks read for these.
-FEW = ("b*b-3", "m*m-6")
+# Three rows and two, where there may be many: matrices are stored for those, and masks read for these.
+FEW = ("b*b-b+1", "b*b-b")
 
 
 def sparse_floats() -> Iterator[Case]:
@@ -64,9 +64,9 @@ def sparse_bytes() -> Iterator[Case]:
             maker = Maker("bytes", name)
             yield _blocks_of_bytes(maker, "m,b", dtype, each, without_most(_plain(maker), outputs, 4))
     for dtype, each in ((DType.I8, True), (DType.U8, False)):
-        maker = Maker("bytes", f"sparse integer_linear of many blocks {dtype} and few rows [{FEW[0]},738]")
+        maker = Maker("bytes", f"sparse integer_linear of many blocks {dtype} and few rows [{FEW[1]},738]")
         w = without_most(_plain(maker), 1, 4, kept=5, of=32)
-        yield _blocks_of_bytes(maker, FEW[0], dtype, each, w)
+        yield _blocks_of_bytes(maker, FEW[1], dtype, each, w)
     yield from _halves()
 
 
