@@ -273,12 +273,12 @@ class Builder:
             for i in range(rows)
         ]
 
-    def stack(self, name: str, count: int, dtype: str = "float32") -> Memory:
-        """`count` elements on the stack, indexable at run time, aligned as the target's vectors are."""
-        lanes = self.lanes * 4 // np.dtype(dtype).itemsize
-        if self.lanes == 1 or self.target.kernels == "c":
+    def stack(self, name: str, count: int, dtype: str = "float32", aligned: bool = False) -> Memory:
+        """`count` elements on the stack, indexable at run time; `aligned` as the target's vectors are."""
+        if not aligned:
             return Memory(self, self._local(name, count, dtype), dtype)
         # What is no vector gets 16 bytes from TVM at most.
+        lanes = self.lanes * 4 // np.dtype(dtype).itemsize
         vectors = self._local(f"{name}_vectors", -(-count // lanes), vector_type(dtype, lanes))
         data, shape = vectors.data, (index(count),)
         buffer = tirx.decl_buffer(shape, dtype, name=name, data=data, scope="local", layout=None)

@@ -107,9 +107,9 @@ class _TileGemm:
     def body(self) -> None:
         k = self.k
         self.tile = TileUnit(k, self.element)
-        self.stage = k.stack("stage", PAIR * ROWS * TILE_COLUMNS, self.arithmetic.sums)
-        self.x_rest = k.stack("x_rest", PAIR * ROWS * self.step, self.arithmetic.x)
-        self.w_rest = k.stack("w_rest", self.step * TILE_COLUMNS, self.arithmetic.w)
+        self.stage = k.stack("stage", PAIR * ROWS * TILE_COLUMNS, self.arithmetic.sums, aligned=True)
+        self.x_rest = k.stack("x_rest", PAIR * ROWS * self.step, self.arithmetic.x, aligned=True)
+        self.w_rest = k.stack("w_rest", self.step * TILE_COLUMNS, self.arithmetic.w, aligned=True)
         rows = k.let("rows", self.row_end - self.row_begin)
         self.pitch = k.let("panel_words", k.divide_up(self.depth, self.group))
         self.steps = k.let("steps", k.divide(self.depth, self.step))

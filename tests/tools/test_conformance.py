@@ -100,7 +100,8 @@ def test_every_way_to_store_zeros_is_in_it(target: Target) -> None:
         if stored.masked and masks_are_read(rows, vectors, stored.pairs):
             found.add(f"{dtype} by masks")
     shapes = {1: DType.F32, 2: DType.BF16, 4: DType.I8}
-    dense = {dtype for dtype in shapes.values() if target.multiplies_in_tiles(str(dtype))}
+    rows_of = {DType.F32: "f32", DType.BF16: "bf16", DType.I8: "u8"}
+    dense = {dtype for dtype, element in rows_of.items() if target.multiplies_in_tiles(element)}
     wanted = {
         f"{shapes[group]} {outputs}x{inputs}"
         for group, blocks in BLOCKS_OF.items()
