@@ -11,6 +11,7 @@ from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.ir.graph import Program
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.bf16 import FLOATS
+from isthmus.passes.quantize.equalize import Equalize
 from isthmus.passes.quantize.options import SCHEMES, Quantization
 from isthmus.passes.quantize.phase import Quantize
 from isthmus.passes.quantize.recipe import Recipe, choose, make_recipe, no_data
@@ -162,6 +163,9 @@ def with_precision(
         fused = passes[0](fused, target, lambda _: None)
     if quantization is None:
         return replace(options, precision=wanted.precision, quantize=(*passes, *floats))
+    if quantization.equalize:
+        passes = (*passes, Equalize())
+        fused = passes[-1](fused, target, lambda _: None)
     recipe = _recipe(fused, quantization, wanted, (used, held), target, options)
     placed = Quantize(recipe)
     ladder = None

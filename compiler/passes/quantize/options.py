@@ -86,7 +86,8 @@ class Quantization:
     rounding; AWQ is for float rows. `smooth` moves outliers of the rows into the matrix: by default, static
     rows have theirs found and moved; a number is the strength of SmoothQuant for all rows in integers, 0
     leaves them. Where nothing is moved, `observer` chooses the range of static rows. `correct_bias` takes the
-    mean error of a product out of its bias; by default, where rows are static. All but rounding needs data.
+    mean error of a product out of its bias; by default, where rows are static. `equalize` evens out the
+    channels between two products that have only ReLU between them. But for it and rounding, all needs data.
     Where rows are integers, attention multiplies bytes as well on chips with an instruction for words of
     four, else rounds to bf16 where there is one for pairs (not in tiles yet); `attention` may allow only
     "bf16", or "f32", which rounds nothing.
@@ -98,6 +99,7 @@ class Quantization:
     observer: Observer = "mse"
     smooth: float | None = None
     correct_bias: bool | None = None
+    equalize: bool = False
     protect: bool = True
     attention: Attention = "int8"
 
@@ -147,6 +149,7 @@ class Quantization:
         parts += [self.observer] if self.observer != "mse" else []
         parts += [f"smooth:{self.smooth:g}"] if self.smooth is not None else []
         parts += ["correct-bias"] if self.correct_bias else []
+        parts += ["equalize"] if self.equalize else []
         parts += [] if self.protect else ["unprotected"]
         parts += [] if self.attention == "int8" else [f"attention:{self.attention}"]
         return " ".join(parts)
