@@ -86,7 +86,7 @@ def factors(first: Array, second: Array) -> Array:
     power[known] = np.log2(one[known] / other[known]) / 2
     # A factor common to all changes nothing.
     power[known] -= power[known].mean() if known.any() else 0
-    return np.exp2(np.clip(np.rint(power), -MOST_POWER, MOST_POWER)).astype(np.float32)
+    return np.asarray(np.exp2(np.clip(np.rint(power), -MOST_POWER, MOST_POWER)), np.float32)
 
 
 def _even_out(first: Value, second: Value, found: dict[Value, tuple[Array, Array]]) -> bool:
