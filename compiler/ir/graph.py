@@ -262,6 +262,10 @@ class Program:
         """The first entry point."""
         return self.graphs[0]
 
+    def with_main(self, graph: Graph) -> Program:
+        """`graph` as the first entry point; `self` when it is that already."""
+        return self if graph is self.main else replace(self, graphs=(graph, *self.graphs[1:]))
+
     def map_graphs(self, change: Callable[[Graph], Graph]) -> Program:
         """Apply `change` to every graph; `self` when none changed."""
         graphs = tuple(change(g) for g in self.graphs)

@@ -43,8 +43,7 @@ def drop_padding(program: Program) -> Program:
     if all(new is old for (_, new), (_, old) in zip(outputs, graph.outputs, strict=True)):
         text = f"no output has a row for each position of {mask.attr('name')!r}: nothing shows padding"
         raise ModelError(Problem(Code.BAD_OPTION, text, "--padding drop"))
-    changed = graph.with_outputs(tuple(value for _, value in outputs))
-    return replace(program, graphs=(changed, *program.graphs[1:]))
+    return program.with_main(graph.with_outputs(tuple(value for _, value in outputs)))
 
 
 def padding_mask(program: Program) -> Value:

@@ -88,10 +88,11 @@ def menu_of(fused: Program, requests: Sequence[Request], target: Target, options
     Layers that a scheme does not suit, because of its groups or for numbers without a scale, do without it.
     """
     options.progress(f"calibration ({len(requests)} requests)")
-    seen = observe(fused, where_possible(fused, Quantization()), requests, options)
+    possible = where_possible(fused, Quantization())
+    seen = observe(fused, possible, requests, options)
     ways: dict[str, Recipe] = {}
     if target.multiplies_bf16:
-        free = [choice for choice in choose(fused, where_possible(fused, Quantization())) if choice.scheme]
+        free = [choice for choice in choose(fused, possible) if choice.scheme]
         ways[BF16] = Recipe(BF16, {}, {}, narrow=tuple(choice.layer.name for choice in free))
     for name in AUTO_SCHEMES:
         options.progress(f"matrices in {name}")

@@ -42,6 +42,7 @@ class Equalize:
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
         pairs = tuple(_pairs(program.main))
+        names = {layer.value: layer.name for pair in pairs for layer in pair}
         found: dict[Value, tuple[Array, Array]] = {}
         for _ in range(MOST_ROUNDS):
             changed = [_even_out(first.value, second.value, found) for first, second in pairs]
@@ -51,12 +52,11 @@ class Equalize:
         def evened(node: Value, new: Value) -> Value | None:
             if node not in found:
                 return None
-            names = name_of(node.args[1]), f"{node.loc}.bias"
-            made = (constant(name, array) for name, array in zip(names, found[node], strict=True))
+            matrix, bias = found[node]
+            made = constant(name_of(node.args[1]), matrix), constant(f"{names[node]}.bias", bias)
             return replace(new, args=(new.args[0], *made, *new.args[3:]))
 
-        graph = mapped(program.main, evened, watch, self.name) if found else program.main
-        return program if graph is program.main else replace(program, graphs=(graph, *program.graphs[1:]))
+        return program.with_main(mapped(program.main, evened, watch, self.name)) if found else program
 
 
 def _pairs(graph: Graph) -> Iterator[tuple[Layer, Layer]]:

@@ -45,10 +45,7 @@ class Quantize:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        graph = self._graph(program.main, watch)
-        if graph is program.main:
-            return program
-        return replace(program, graphs=(graph, *program.graphs[1:]))
+        return program.with_main(self._graph(program.main, watch))
 
     def _graph(self, graph: Graph, watch: Watch) -> Graph:
         layers = {layer.value: layer for layer in layers_of(graph)}

@@ -40,8 +40,7 @@ class Prune:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        graph = self._graph(program.main, watch)
-        return program if graph is program.main else replace(program, graphs=(graph, *program.graphs[1:]))
+        return program.with_main(self._graph(program.main, watch))
 
     def _graph(self, graph: Graph, watch: Watch) -> Graph:
         layers = {layer.value: layer for layer in layers_of(graph)}

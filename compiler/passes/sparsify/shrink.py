@@ -52,8 +52,7 @@ class Shrink:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        graph = self._graph(program.main, watch)
-        return program if graph is program.main else replace(program, graphs=(graph, *program.graphs[1:]))
+        return program.with_main(self._graph(program.main, watch))
 
     def _graph(self, graph: Graph, watch: Watch) -> Graph:
         uses = use_counts(graph)

@@ -14,7 +14,7 @@ from isthmus.ir.graph import Program, Value, constant
 from isthmus.ir.types import Array
 from isthmus.ir.verify import check
 from isthmus.ops.text import parse
-from isthmus.passes.constants import array_of
+from isthmus.passes.constants import array_of, name_of
 from isthmus.passes.quantize.equalize import Equalize, factors
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.quantize.options import Quantization
@@ -108,6 +108,12 @@ def test_a_chain_comes_to_rest_and_stays_the_same() -> None:
     matrices = [array_of(node.args[1]) for node in products(made.main).values()]
     assert all((factors(a, b) == 1).all() for a, b in pairwise(matrices))
     assert Equalize()(made, TARGET, lambda _: None) is made
+
+
+def test_products_of_one_place_have_biases_of_their_own() -> None:
+    made = equalized(parse(CHAIN.replace("at /b", "at /a")))
+    biases = [name_of(node.args[2]) for node in products(made.main).values()]
+    assert biases == ["/a.bias", "/a#2.bias", "/c.bias"]
 
 
 def test_zeros_have_no_factor() -> None:
