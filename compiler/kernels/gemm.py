@@ -108,8 +108,7 @@ def kernel(
     known = SHORT if short else ACTIVATIONS
     if activation is not None and activation not in known:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
-    name = f"{activation}_short" if short else activation
-    symbol = symbol_of(arithmetic.name, name, residual, rounded) + ("" if steps is None else steps.suffix)
+    symbol = symbol_of(arithmetic.name, activation, residual, rounded, short, steps)
     function, shape = known[activation] if activation else None, tile_of(target, arithmetic)
     return Kernel.deferred(
         target.symbol(symbol),
@@ -117,10 +116,18 @@ def kernel(
     )
 
 
-def symbol_of(arithmetic: str, activation: str | None, residual: bool, rounded: bool) -> str:
+def symbol_of(
+    arithmetic: str,
+    activation: str | None,
+    residual: bool,
+    rounded: bool = False,
+    short: bool = False,
+    steps: Steps | None = None,
+) -> str:
     """The name of a product's kernel."""
-    ends = [*["res"] * residual, *([activation] if activation else []), *["rounded"] * rounded]
-    return "_".join([f"gemm_{arithmetic}", *ends])
+    function = [] if activation is None else [activation, *["short"] * short]
+    ends = [*["res"] * residual, *function, *["rounded"] * rounded]
+    return "_".join([f"gemm_{arithmetic}", *ends]) + ("" if steps is None else steps.suffix)
 
 
 class _Gemm(Ends):

@@ -27,8 +27,45 @@ class Tile:
     lanes: int
 
 
-class Ends:
-    """The parameters of a product's kernel, and the ends of its tiles.
+class Parameters:
+    """The parameters of a product's kernel, in the order in which all such kernels have them."""
+
+    def __init__(
+        self,
+        symbol: str,
+        target: Target,
+        activation: Function | None,
+        residual: bool,
+        arithmetic: type[Arithmetic],
+        rounded: bool,
+        steps: Steps | None,
+    ) -> None:
+        k = self.k = Builder(symbol, target)
+        self.activation = activation
+        self.x = k.input("x", arithmetic.x)
+        self.w = k.input("w", arithmetic.w)
+        self.arithmetic = arithmetic(k)
+        self.bias = k.input("bias")
+        self.residual = k.input("residual") if residual else None
+        self.rounded = rounded
+        self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
+        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
+        self.bytes = ByteSteps(k, steps) if steps is not None else None
+        self.depth = k.size("k")
+        self.columns = k.size("n")
+        self.ldx = k.size("ldx")
+        self.ldr = k.size("ldr") if residual else None
+        self.ldy = k.size("ldy")
+        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
+        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
+
+    def _as_stored(self, value: Expr, column: Expr) -> Expr:
+        """A finished value of `column`, as y has it; where ends come late."""
+        return value if self.bytes is None else self.bytes.bytes(value, column, lanes_of(value))
+
+
+class Ends(Parameters):
+    """The ends of the tiles of a product.
 
     While a tile is written, `first` is its first row and `column` that of its panel; `whole` says whether all
     columns of the panel are there, `starts` and `ends` whether this is the first, and the last, chunk of K.
@@ -52,29 +89,12 @@ class Ends:
         rounded: bool,
         steps: Steps | None,
     ) -> None:
-        k = self.k = Builder(symbol, target)
+        super().__init__(symbol, target, activation, residual, arithmetic, rounded, steps)
         self.shape = shape
         self.lanes = shape.lanes
         self.width = panel_width(target.vector)
-        self.activation = activation
-        self.x = k.input("x", arithmetic.x)
-        self.w = k.input("w", arithmetic.w)
-        self.arithmetic = arithmetic(k)
-        self.bias = k.input("bias")
-        self.residual = k.input("residual") if residual else None
-        self.rounded = rounded
         # Sums cannot wait in y between two chunks where that is narrow.
         self.narrow = rounded or steps is not None
-        self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
-        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
-        self.bytes = ByteSteps(k, steps) if steps is not None else None
-        self.depth = k.size("k")
-        self.columns = k.size("n")
-        self.ldx = k.size("ldx")
-        self.ldr = k.size("ldr") if residual else None
-        self.ldy = k.size("ldy")
-        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
-        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
 
     def _fill_stage(self, height: Expr, left: Expr) -> None:
         """What the sums of a partial panel start with, besides the bias."""
@@ -148,10 +168,6 @@ class Ends:
         """A finished value as y has it."""
         return round_bf16(self.k, value) if self.rounded else value
 
-    def _as_stored(self, value: Expr, place: Expr) -> Expr:
-        """A finished value, `place` columns into the panel, as y has it; where ends come late."""
-        return value if self.bytes is None else self.bytes.bytes(value, self.column + place, lanes_of(value))
-
     def _finish(self, accumulators: list[list[Register]], y_rows: list[Memory]) -> None:
         """Out: straight to y, or to the stage where there is more to do."""
         k = self.k
@@ -178,9 +194,8 @@ class Ends:
                 for j, register in enumerate(row):
                     place = j * self.lanes
                     added = extra.load(place, self.lanes) if extra is not None else None
-                    line.store(
-                        place, self._as_stored(self._concluded(register.value, i, place, added), place)
-                    )
+                    value = self._concluded(register.value, i, place, added)
+                    line.store(place, self._as_stored(value, self.column + place))
         with k.otherwise():
             self._stage(accumulators)
 
@@ -217,12 +232,12 @@ class Ends:
             line = self.y.at((self.first + i) * self.ldy + self.column, "line")
             with k.when(self.whole):
                 for j, value in enumerate(values):
-                    line.store(j * self.lanes, self._as_stored(value, j * self.lanes))
+                    line.store(j * self.lanes, self._as_stored(value, self.column + j * self.lanes))
             with k.otherwise():
                 for j, value in enumerate(values):
                     edge.store(j * self.lanes, value)
                 with k.loop("j", 0, left) as j:
-                    line.store(j, self._as_stored(edge.load(j), j))
+                    line.store(j, self._as_stored(edge.load(j), self.column + j))
         if self.narrow:
             return
         with k.when(tirx.Not(self.ends)):

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 from isthmus.kernels import gemm
 from isthmus.kernels.arithmetic import Arithmetic, DotBF16, round_bf16, rounded_pair
-from isthmus.kernels.builder import Builder, Expr, Memory, Value, lanes_of
+from isthmus.kernels.builder import Expr, Memory, Value
 from isthmus.kernels.byte_arithmetic import UnsignedQuads
-from isthmus.kernels.byte_steps import ByteSteps, Steps
+from isthmus.kernels.byte_steps import Steps
+from isthmus.kernels.gemm_ends import Parameters
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import ACTIVATIONS, Function
 from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS, SHORT
@@ -44,8 +45,7 @@ def byte_kernel(
     """`gemm.kernel` for x of u8 and w of i8, with the same parameters and the same bits."""
     functions = SHORT if short else ACTIVATIONS
     function = functions[activation] if activation else None
-    name = f"{activation}_short" if short else activation
-    symbol = gemm.symbol_of("i8", name, residual, False) + ("" if steps is None else steps.suffix)
+    symbol = gemm.symbol_of("i8", activation, residual, short=short, steps=steps)
     return _deferred(symbol, target, "u8", function, residual, False, steps)
 
 
@@ -73,7 +73,7 @@ class _Row:
     fresh: Expr
 
 
-class _TileGemm:
+class _TileGemm(Parameters):
     def __init__(
         self,
         symbol: str,
@@ -84,22 +84,10 @@ class _TileGemm:
         rounded: bool,
         steps: Steps | None,
     ) -> None:
-        k = self.k = Builder(symbol, target)
         made = ARITHMETIC[element]
-        self.element, self.activation, self.rounded = element, activation, rounded
-        self.group, self.step = made.group, WORDS * made.group
-        self.line = target.caches.line_bytes * made.group // made.word_bytes
-        self.x, self.w = k.input("x", made.x), k.input("w", made.w)
-        self.arithmetic = made(k)
-        self.bias = k.input("bias")
-        self.residual = k.input("residual") if residual else None
-        self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
-        self.bytes = ByteSteps(k, steps) if steps is not None else None
-        self.depth, self.columns, self.ldx = k.size("k"), k.size("n"), k.size("ldx")
-        self.ldr = k.size("ldr") if residual else None
-        self.ldy = k.size("ldy")
-        self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
-        self.panel_begin, self.panel_end = k.size("panel_begin"), k.size("panel_end")
+        super().__init__(symbol, target, activation, residual, made, rounded, steps)
+        self.element, self.group, self.step = element, made.group, WORDS * made.group
+        self.line = made.line(target.caches.line_bytes) * made.group
 
     def kernel(self) -> Kernel:
         return self.k.later(self.body)
@@ -253,9 +241,6 @@ class _TileGemm:
             return
         for j, value in enumerate(values):
             line.store(j * lanes, self._as_stored(value, self.column + j * lanes))
-
-    def _as_stored(self, value: Expr, column: Expr) -> Expr:
-        return value if self.bytes is None else self.bytes.bytes(value, column, lanes_of(value))
 
     def _end(self, value: Expr) -> Expr:
         return value if self.activation is None else self.activation(self.k, value)
