@@ -112,20 +112,23 @@ def test_sums_wrap(chip: Target, kernels: Callable[..., Call]) -> None:
     np.testing.assert_array_equal(product.run(kernels(), False), product.expected(False))
 
 
+def whole_steps(chip: Target, instruction: str, at_once: int) -> tuple[str, list[str]]:
+    """The assembly, and its whole blocks of the tallest tile: all products by one instruction, of so many
+    bytes each."""
+    arithmetic = arithmetic_of(chip)
+    text = assembly(gemm.kernel(chip, None, False, arithmetic), chip)
+    tile = gemm.tile_of(chip, arithmetic)
+    products = tile.rows * gemm.panel_width(chip) * gemm.STEP * arithmetic.group
+    steps = re.split(r"^(?=\.LBB)", text, flags=re.M)
+    return text, [s for s in steps if len(re.findall(rf"\s{instruction}\s", s)) * at_once == products]
+
+
 @pytest.mark.parametrize(("name", "instruction", "at_once"), [
     ("armv8.2-dotprod", "sdot", 16), ("armv8.6-i8mm", "smmla", 32), ("armv9-sve2", "smmla", 32),
 ])  # fmt: skip
 def test_the_best_instruction_and_nothing_on_the_stack(name: str, instruction: str, at_once: int) -> None:
-    """The whole blocks of the tallest tile: all products by one instruction, of so many bytes each."""
-    chip = KNOWN[name]
-    arithmetic = arithmetic_of(chip)
-    text = assembly(gemm.kernel(chip, None, False, arithmetic), chip)
-    steps = re.split(r"^(?=\.LBB)", text, flags=re.M)
-    tile = gemm.tile_of(chip, arithmetic)
-    products = tile.rows * gemm.panel_width(chip) * gemm.STEP * arithmetic.group
-    count = {step: len(re.findall(rf"\s{instruction}\s", step)) for step in steps}
-    whole = [step for step in steps if count[step] * at_once == products and "b.ne" in step]
-    assert any(not re.search(r"(str|ldr)\s+q\d+, \[sp", step) for step in whole)
+    text, whole = whole_steps(KNOWN[name], instruction, at_once)
+    assert any(not re.search(r"(str|ldr)\s+q\d+, \[sp", step) for step in whole if "b.ne" in step)
     others = {"sdot", "smmla", "smull", "smlal"} - {instruction}
     assert not re.search(rf"\s({'|'.join(others)})\s", text)
 
@@ -135,14 +138,8 @@ def test_the_best_instruction_and_nothing_on_the_stack(name: str, instruction: s
     ("armv7-neon", "vpadal.s16", 8, 430),
 ])  # fmt: skip
 def test_products_of_other_chips(name: str, instruction: str, at_once: int, most: int) -> None:
-    """The same with what is there for them: so many bytes by each instruction, and few others beside."""
-    chip = KNOWN[name]
-    arithmetic = arithmetic_of(chip)
-    text = assembly(gemm.kernel(chip, None, False, arithmetic), chip)
-    steps = re.split(r"^(?=\.LBB)", text, flags=re.M)
-    tile = gemm.tile_of(chip, arithmetic)
-    products = tile.rows * gemm.panel_width(chip) * gemm.STEP * arithmetic.group
-    whole = [step for step in steps if len(re.findall(rf"\s{instruction}\s", step)) * at_once == products]
+    """The same with what is there for them, and few other instructions beside."""
+    _, whole = whole_steps(KNOWN[name], instruction, at_once)
     assert any(len(re.findall(r"^\t[a-z]", step, flags=re.M)) < most for step in whole)
 
 
