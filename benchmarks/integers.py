@@ -49,6 +49,8 @@ BLOCKS = {
     "mxfp4": ("e2m1", DType.F8E8M0, 32),
     "nvfp4": ("e2m1", DType.F16, 16),
 }
+# Kinds of 8 bits that are no integers: how they are stored, and their greatest number.
+FLOATS = {"e4m3": (DType.F8E4M3, 448), "e5m2": (DType.F8E5M2, 57344)}
 # Copies of the weights that are read in turn: no cache holds them all.
 COPIES = 8
 SECONDS = 0.5
@@ -77,6 +79,13 @@ def best(works: Sequence[Work], before: Sequence[Work] = ()) -> list[float]:
             work()
             found[i] = min(found[i], time.perf_counter() - start)
     return found
+
+
+def codes(kind: str, count: int) -> np.ndarray:
+    """Weights as real ones lie in bytes: normally distributed, the greatest code 5 deviations away."""
+    normal = np.random.default_rng(0).standard_normal(count)
+    stored, greatest = FLOATS.get(kind, (DType.I8, 127))
+    return np.clip(normal * (greatest / 5), -greatest, greatest).astype(stored.numpy).view(np.int8)
 
 
 def aligned(count: int, dtype: type[np.generic]) -> np.ndarray:
@@ -119,6 +128,7 @@ class Bench:
         panels = -(-SQUARE // self.width)
         columns = panels * self.width
         w = aligned(columns * SQUARE * KINDS[kind].bits // 8, np.int8)
+        w[:] = np.resize(codes(kind, 1 << 20), w.size)
         scale = np.full(columns * SQUARE // block, 2.0**-10, stored.numpy)
         x, y, bias = np.ones(SQUARE, np.float32), np.zeros(SQUARE, np.float32), np.zeros(columns, np.float32)
         sizes = (SQUARE, SQUARE, block.bit_length() - 1, SQUARE, SQUARE)

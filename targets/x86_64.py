@@ -13,6 +13,7 @@ _V2 = (*_V1, "cx16", "lahf_lm", "popcnt", "pni", "sse4_1", "sse4_2", "ssse3")
 _V3 = (*_V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
 _V4 = (*_V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
 _VNNI = (*_V4, "avx512_vnni")
+_ICELAKE = (*_VNNI, "avx512_vbmi2")
 _BF16 = (*_VNNI, "avx512_bf16")
 _VBMI2 = (*_BF16, "avx512_vbmi2")
 _AMX = (*_VBMI2, "amx_tile", "amx_int8", "amx_bf16")
@@ -20,10 +21,8 @@ _AMX = (*_VBMI2, "amx_tile", "amx_int8", "amx_bf16")
 # Where CPUID says what Linux calls so: (leaf, subleaf, register of eax ebx ecx edx) and the bits. Flags that
 # come with others of their level are not asked for again.
 _CPUID = {
-    (1, 0, 2): {
-        "pni": 0, "ssse3": 9, "fma": 12, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22, "popcnt": 23,
-        "xsave": 27, "avx": 28, "f16c": 29,
-    },
+    (1, 0, 2): {"pni": 0, "ssse3": 9, "fma": 12, "cx16": 13, "sse4_1": 19, "sse4_2": 20, "movbe": 22,
+                "popcnt": 23, "xsave": 27, "avx": 28, "f16c": 29},
     (7, 0, 1): {
         "bmi1": 3, "avx2": 5, "bmi2": 8, "avx512f": 16, "avx512dq": 17, "avx512cd": 28, "avx512bw": 30,
         "avx512vl": 31,
@@ -103,8 +102,9 @@ _LEVELS = (
     _level("x86-64-v3", "AVX2 and FMA: Haswell, Zen and later", 3, _AVX, _V3),
     _level("x86-64-v4", "AVX-512: Skylake-SP, Zen 4 and later", 4, _AVX512, _V4),
     _level("x86-64-v4-vnni", "int8 dot products: Cascade Lake, Zen 4 and later", 4, _AVX512, _VNNI),
+    _level("x86-64-v4-icelake", "bytes put in places: Ice Lake, Rocket Lake", 4, _AVX512, _ICELAKE),
     _level("x86-64-v4-bf16", "bf16 dot products: Cooper Lake, Zen 4 and later", 4, _AVX512, _BF16),
-    _level("x86-64-v4-vbmi2", "bytes put in places: Zen 4, Sapphire Rapids and later", 4, _AVX512, _VBMI2),
+    _level("x86-64-v4-vbmi2", "bf16, bytes put in places: Zen 4 and later", 4, _AVX512, _VBMI2),
     _level("x86-64-amx", "matrix tiles: Sapphire Rapids and later", 4, _AVX512, _AMX),
 )
 _FAT = replace(
