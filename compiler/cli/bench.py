@@ -52,8 +52,8 @@ SAME_ANSWER = 1e-2
     "--against",
     "peers",
     multiple=True,
-    type=click.Choice(list(PEERS)),
-    help="Take turns with another engine. Repeatable.",
+    metavar="ENGINE",
+    help=f"Take turns with {', '.join(PEERS)}, or MODULE:FUNCTION, an engine of your own. Repeatable.",
 )
 @click.option("--model", type=PATH, metavar="MODEL.onnx", help="The model, for other engines and --profile.")
 @click.option("--threads", default="1", show_default=True, metavar="N,N,...", help="Numbers of threads.")
@@ -99,6 +99,7 @@ def command(
       isthmus bench dist/model@chip
       isthmus bench dist/model@chip --dim batch=1,8 --dim seq=16,128,512 --threads 1,2
       isthmus bench dist/model@chip --model model.onnx --against onnxruntime --against openvino --limit
+      isthmus bench dist/model@chip --model model.onnx --against engines:pytorch
       isthmus bench dist/model@chip --model model.onnx --dim seq=128 --profile
       isthmus bench dist/model@chip --dim batch=1,8 --dim seq=1,16,128,512 --plot speed.svg --json
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +12,7 @@ from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.types import Array
 from isthmus.quantizer.ladder import Distance
 from isthmus.tools.data import Request
+from isthmus.tools.functions import function_of
 
 Answers: TypeAlias = Sequence[Mapping[str, Array]]
 # A user's own: the answers to the requests, and the requests; the larger the better.
@@ -28,19 +28,10 @@ def metric_of(name: str | Judge, folder: Path | None = None) -> Judge:
         return name
     if name in NAMES:
         return _missing
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         hint = "cosine, mse, or MODULE:FUNCTION"
         raise ModelError(Problem(Code.BAD_METRIC, f"no metric called {name!r}", "--metric", hint))
-    here = str((folder or Path.cwd()).absolute())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` does
-    try:
-        found: Judge = getattr(importlib.import_module(module), attribute)
-    except Exception as error:
-        text = f"{name} cannot be loaded: {type(error).__name__}: {error}"
-        raise ModelError(Problem(Code.BAD_METRIC, text, "--metric")) from error
-    return found
+    return function_of(name, Code.BAD_METRIC, "--metric", folder)
 
 
 def source_of(name: str) -> bytes:

@@ -174,6 +174,54 @@ def test_bad_requests(bundle: Path, model: Path, tmp_path: Path, capsys: Capture
     refused(capsys, wrong, "E1003 bad-option", "made from another model")
 
 
+OWN = """
+def plain(model, threads):
+    from isthmus.tools.reference import Reference
+    reference = Reference(model, threads)
+    def answer(inputs):
+        return dict(reference(inputs))
+    answer.version = "1.2"
+    return answer
+
+def half(model, threads):
+    answer = plain(model, threads)
+    return lambda inputs: {name: array / 2 for name, array in answer(inputs).items()}
+
+def closed(model, threads):
+    raise ValueError("closed today")
+
+def silent(model, threads):
+    return lambda inputs: None
+
+def broken(model, threads):
+    return lambda inputs: inputs["nothing"]
+"""
+
+
+def test_an_engine_of_ones_own(
+    quick: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (tmp_path / "engines_of_a_test.py").write_text(OWN, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    command = [*quick, "--model", str(model), "--against"]
+    name = "engines_of_a_test:plain"
+    found = as_json(capsys, [*command, name])
+    peer = found["points"][0]["peers"][name]
+    assert peer["max_abs_difference"] < 1e-4
+    assert peer["ratio"]["median"] > 0
+    assert found["engines"][name]["version"] == "1.2"
+    assert app.run([*command, "engines_of_a_test:half"]) == 0
+    assert "engines_of_a_test:half answers differently" in capsys.readouterr().err
+    for function, code, text in (
+        ("closed", "E1010 peer-refuses", "closed today"),
+        ("silent", "E1010 peer-refuses", "NoneType"),
+        ("broken", "E1010 peer-refuses", "nothing"),
+        ("nobody", "E1003 bad-option", "cannot be loaded"),
+    ):
+        refused(capsys, [*command[1:], f"engines_of_a_test:{function}"], code, text)
+
+
 def test_missing_packages(
     bundle: Path, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -1,4 +1,4 @@
-"""Other engines to compare with, by name. None is imported before it is asked for."""
+"""Other engines to compare with, by name; a user's own as `module:function`. None is imported unasked."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.tools.peers.engine import Array, Engine
+from isthmus.tools.peers.own import open_own
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +43,23 @@ PEERS: Mapping[str, Peer] = {
 
 
 def check_installed(names: tuple[str, ...]) -> None:
-    """Raise ModelError with every engine in `names` that is not installed, and how to get it."""
-    problems = [
-        Problem(
-            Code.MISSING_PACKAGE,
-            f"{name} is not installed ({', '.join(missing)})",
-            f"--against {name}",
-            "pip install 'isthmus[bench]'",
-        )
-        for name in names
-        if (missing := PEERS[name].missing())
-    ]
+    """Raise ModelError with every engine in `names` that is unknown or not installed, and how to get it."""
+    problems = [problem for name in names if (problem := _problem(name)) is not None]
     if problems:
         raise ModelError(problems)
+
+
+def _problem(name: str) -> Problem | None:
+    if ":" in name:  # loaded when it is opened
+        return None
+    if name not in PEERS:
+        hint = f"{', '.join(PEERS)}, or MODULE:FUNCTION, an engine of your own"
+        return Problem(Code.BAD_OPTION, f"no engine called {name!r}", "--against", hint)
+    missing = PEERS[name].missing()
+    if not missing:
+        return None
+    text = f"{name} is not installed ({', '.join(missing)})"
+    return Problem(Code.MISSING_PACKAGE, text, f"--against {name}", "pip install 'isthmus[bench]'")
 
 
 def import_engine(name: str) -> None:
@@ -73,6 +78,8 @@ def open_engine(name: str, model: Path, threads: int, fixed: Mapping[str, Array]
     check_installed((name,))
     if not model.is_file():
         raise ModelError(Problem(Code.NO_SUCH_FILE, "no such model file", str(model)))
+    if ":" in name:
+        return open_own(name, model, threads, fixed or {})
     make: Callable[[Path, int, Mapping[str, Array]], Engine] = importlib.import_module(
         PEERS[name].module
     ).open_model
