@@ -209,7 +209,7 @@ class _BlockGemm:
         factors = row.words(word * self.each, self.each)
         for j in range(self.shape.vectors):
             place = (word * self.width + j * lanes) * BYTES
-            parts = self.weights.bytes(self.panel, place, self._zero(), lanes)
+            parts = [*self.weights.bytes(self.panel, place, self._zero(), lanes)]
             for by_digit, words in zip(totals, factors, strict=True):
                 for part, factor in zip(parts, words, strict=True):
                     row.add(by_digit[j], factor, part)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from isthmus.ir.types import DType
@@ -82,25 +82,26 @@ class Weights:
         self.looks_up = kind.is_code and k.target.instruction("lookup_bytes") is not None
         self.is_bytes = kind.is_integer or self.looks_up
 
-    def bytes(self, panel: Memory, place: Expr, zero: int, lanes: int) -> list[Expr]:
-        """The words of `lanes` columns from byte `place` on as bytes above `zero`, four neighbours each."""
+    def bytes(self, panel: Memory, place: Expr, zero: int, lanes: int) -> Iterator[Expr]:
+        """The words of `lanes` columns from byte `place` on as bytes above `zero`, four neighbours each; one
+        after the other, so that not all of them take registers."""
         k, count = self.k, BYTES * lanes
         stored = panel.load(place, count)
         words = tirx.reinterpret(vector_type("uint32", lanes), stored)
         if self.bits == 8:
             if zero:
                 words = tirx.bitwise_xor(words, k.constant(0x80808080, words))
-            return [k.let("w", tirx.reinterpret(vector_type("int8", count), words))]
+            yield k.let("w", tirx.reinterpret(vector_type("int8", count), words))
+            return
         words = k.let("words", words)
-        high = tirx.shift_right(words, k.constant(4, words))
-        mask = k.constant(0x0F0F0F0F, words)
-        parts = [tirx.bitwise_and(part, mask) for part in (words, high)]
-        if self.looks_up:
-            return [k.let("w", self._looked_up(part, zero)) for part in parts]
-        # A sign for each: where an instruction takes three operands, mask and sign are one.
-        sign = k.constant(0x08080808, words)
-        signed = [tirx.bitwise_xor(part, sign) for part in parts]
-        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in signed]
+        for part in (words, tirx.shift_right(words, k.constant(4, words))):
+            codes = tirx.bitwise_and(part, k.constant(0x0F0F0F0F, words))
+            if self.looks_up:
+                yield k.let("w", self._looked_up(codes, zero))
+                continue
+            # A sign for each: where an instruction takes three operands, mask and sign are one.
+            signed = tirx.bitwise_xor(codes, k.constant(0x08080808, words))
+            yield k.let("w", tirx.reinterpret(vector_type("int8", count), signed))
 
     def _looked_up(self, codes: Expr, zero: int) -> Expr:
         """Twice what the bytes of words, codes of 4 bits, stand for, above `zero`, as bytes."""
