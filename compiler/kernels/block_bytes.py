@@ -19,7 +19,7 @@ from isthmus.ir.types import DType
 from isthmus.kernels.arithmetic import Arithmetic
 from isthmus.kernels.block_weights import BYTES, IN_MEMORY, KINDS, SCALES, Kind, Weights, scale_of
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, lanes_of
-from isthmus.kernels.byte_arithmetic import GROUP, words_of
+from isthmus.kernels.byte_arithmetic import GROUP, nibbles_of, words_of
 from isthmus.kernels.gemm import symbol_of, tile_of
 from isthmus.kernels.gemm_ends import Ends
 from isthmus.kernels.kernel import Kernel
@@ -48,7 +48,7 @@ class ByteBlocks(Arithmetic):
 
     def __init__(self, k: Builder) -> None:
         super().__init__(k)
-        self.products = words_of(k.target)(k)
+        self.products = (nibbles_of if self.kind.bits == 4 else words_of)(k.target)(k)
         self.read = Weights(k, self.kind)
 
     def declare(self) -> None:

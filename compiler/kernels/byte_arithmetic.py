@@ -332,6 +332,20 @@ class Pairs(_Words):
             register.add(k.intrinsic(sums, self.products.of_lanes(register.lanes), x, w))
 
 
+class NarrowPairs(Quads):
+    """An instruction multiplies bytes and adds two neighbours in 16 bits, another one two such sums and then
+    to a sum: of unsigned numbers so small that nothing saturates, 4 bits, and signed ones."""
+
+    x = "uint8"
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, halves = self.k, vector_type("int16", 2 * register.lanes)
+        pairs = k.let("pairs", k.helper(halves, "multiply_bytes", factor, weights))
+        name = self.products.of_lanes(register.lanes)
+        sums = vector_type("int32", register.lanes)
+        register.add(k.intrinsic(sums, name, pairs, k.constant(1, pairs)))
+
+
 class PairSums(Bytes):
     """Bytes give products of i16, and an instruction adds neighbours among these to a sum in i32: those of
     the first two bytes of a word, then those of the others.
@@ -387,3 +401,9 @@ def words_of(target: Target) -> type[Bytes]:
     if words is None:
         return Single
     return UnsignedQuads if words.unsigned else Quads
+
+
+def nibbles_of(target: Target) -> type[Bytes]:
+    """How `target` multiplies words of four numbers from 0 to 15 by others."""
+    words = words_of(target)
+    return NarrowPairs if words is Pairs and target.instruction("multiply_bytes") else words
