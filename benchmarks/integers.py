@@ -24,7 +24,7 @@ from rich.table import Table
 import isthmus.targets
 from isthmus.codegen.native import Call, load
 from isthmus.ir.types import DType
-from isthmus.kernels import block_gemm, block_row, gemm
+from isthmus.kernels import block_bytes, block_gemm, block_row, gemm
 from isthmus.kernels.block_weights import KINDS
 from isthmus.kernels.byte_arithmetic import arithmetic_of
 from isthmus.machine import Machine
@@ -106,8 +106,9 @@ class Bench:
         self.blocks = {
             name: block_gemm.kernel(target, kind, scales) for name, (kind, scales, _) in BLOCKS.items()
         }
+        self.narrow = block_bytes.kernel(target, "q4", DType.F16)
         kernels = [gemm.kernel(target, *kind, arithmetic_of(target)) for kind in kinds]
-        self.calls: dict[str, Call] = load([*kernels, *self.blocks.values()], target, folder)
+        self.calls: dict[str, Call] = load([*kernels, *self.blocks.values(), self.narrow], target, folder)
 
     def product(self, rows: int, k: int, n: int, activation: str | None, residual: bool) -> Product:
         """Rows of bytes by a matrix of bytes."""
@@ -121,6 +122,21 @@ class Bench:
         sizes = (k, n, k + 64, *((n + 16,) if residual else ()), n + 16)
         call = self.calls[self.bytes[activation, residual]]
         return lambda count=panels: call(*operands, *sizes, 0, rows, 0, count)
+
+    def in_blocks(self, rows: int, k: int, n: int) -> tuple[Product, int]:
+        """Rows of bytes by a matrix of 4 bits in blocks of 32, and the bytes of this."""
+        panels = -(-n // self.width)
+        columns = panels * self.width
+        x, w = aligned(rows * k, np.int8), aligned(columns * k // 2, np.int8)
+        scale, bias = np.full(columns * k // 32, 2.0**-10, np.float16), np.zeros(columns, np.float32)
+        x_scale, y = np.full(1, 1e-3, np.float32), np.zeros(rows * n, np.float32)
+        starts = np.zeros(block_bytes.scratch_words(k, 32), np.int32)
+        call = self.calls[self.narrow.symbol]
+
+        def work(count: int = panels) -> None:
+            call(x, w, scale, 5, x_scale, 0, starts, bias, y, k, n, k, n, 0, rows, 0, count)
+
+        return work, w.nbytes + scale.nbytes
 
     def row(self, name: str) -> tuple[Product, int]:
         """One row of floats by a square matrix in the blocks called `name`, and the bytes that are read."""
@@ -170,6 +186,18 @@ def products_table(bench: Bench, rows: Sequence[int], limit: Limit) -> Table:
     return table
 
 
+def blocks_table(bench: Bench, rows: Sequence[int], limit: Limit) -> Table:
+    """The same of rows of bytes by 4 bits in blocks of 32, by shape and rows."""
+    table = Table("K x N", *map(str, rows), title="int8 x int4 in blocks, % of 4 x f32 peak by rows")
+    for k, n, *_ in SHAPES:
+        cells = []
+        for count in rows:
+            taken, peak = best((bench.in_blocks(count, k, n)[0], limit.run))
+            cells.append(f"{100 * 2 * count * k * n / taken / (4 * limit.amount / peak):.0f}")
+        table.add_row(f"{k} x {n}", *cells)
+    return table
+
+
 def row_table(bench: Bench, limit: Limit) -> Table:
     """GB/s of one row by a square matrix, and percent of what reading reaches."""
     table = Table("weights", "ms", "GB/s", "% of reading", title=f"One row by {SQUARE} x {SQUARE}")
@@ -178,6 +206,9 @@ def row_table(bench: Bench, limit: Limit) -> Table:
     sizes = {name: copies[0][1] for name, copies in cases.items()}
     works["int8 x int8"] = [bench.product(1, SQUARE, SQUARE, None, False) for _ in range(COPIES)]
     sizes["int8 x int8"] = SQUARE * SQUARE
+    narrow = [bench.in_blocks(1, SQUARE, SQUARE) for _ in range(COPIES)]
+    works["int8 x int4, blocks of 32"] = [work for work, _ in narrow]
+    sizes["int8 x int4, blocks of 32"] = narrow[0][1]
     turning = [Turning(copies) for copies in works.values()]
     *taken, reading = best([*turning, limit.run], [each.warm for each in turning])
     for name, seconds in zip(works, taken, strict=True):
@@ -201,6 +232,7 @@ def main() -> None:
         bench = Bench(target, Path(folder))
         console.print(f"{target.name}: {target.description}; one thread")
         console.print(products_table(bench, options.rows, limits.arithmetic()))
+        console.print(blocks_table(bench, options.rows, limits.arithmetic()))
         console.print(row_table(bench, limits.memory()))
 
 

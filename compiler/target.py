@@ -283,6 +283,8 @@ class Target:
         add_pairs(<4 x i32> sums, <8 x i16> products): sums + the sums of two neighbouring products each; used
         where there are no `byte_products`
         lookup_bytes(i64 low, i64 high, <64 x i8> codes) -> <64 x i8>: for codes 0 to 15 those of the 16 bytes
+        multiply_bytes(<32 x i8> a, <32 x i8> b) -> <16 x i16>: the sums of two neighbouring products each, a
+        unsigned and less than 128; used where `byte_products` have 2 neighbours
 
     (for the lanes of the chip at hand). `tiles`, if it has matrix registers.
     """

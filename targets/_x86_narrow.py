@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isthmus.target import ByteProducts, Tiles, lookup_bytes
 from isthmus.targets._x86_expand import EXPAND_BYTES, EXPAND_WORDS
+from isthmus.targets._x86_pairs import multiply_bytes
 
 # Tile data has to be asked for, once in a process: arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA).
 ASK_FOR_TILES = """\
@@ -60,7 +61,8 @@ def instructions(flags: tuple[str, ...], lanes: int) -> tuple[tuple[str, str], .
     words = EXPAND_WORDS if "avx512f" in flags else ()
     expanding = (*words, *(EXPAND_BYTES if "avx512_vbmi2" in flags else ()))
     looking = lookup_bytes(f"llvm.x86.{_LOOKUPS[4 * lanes]}", 4 * lanes) if "ssse3" in flags else ()
-    return (*widening, *bf16, *expanding, *looking)
+    pairs = multiply_bytes(4 * lanes) if "ssse3" in flags else ()
+    return (*widening, *bf16, *expanding, *looking, *pairs)
 
 
 def _widen_f16(lanes: int) -> tuple[tuple[str, str], ...]:

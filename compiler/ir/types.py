@@ -201,8 +201,9 @@ class Interleaved:
 
 @dataclass(frozen=True, slots=True)
 class Nibbles:
-    """`interleaved(width,8)` of integers of 4 bits, two to a byte, the first in the low bits: a word of 4
-    bytes holds 8 neighbours of a column."""
+    """`interleaved(width,8)` of integers of 4 bits, two to a byte: a word of 4 bytes holds 8 neighbours of a
+    column, the first four in the low bits of its bytes, the others in the high bits. Either half becomes a
+    word of `interleaved(width,4)` by a mask."""
 
     width: int
 
@@ -214,12 +215,12 @@ class Nibbles:
 
     def encode(self, plain: Array) -> Array:
         cut = Interleaved(self.width, 8).encode(plain).view(np.uint8) & np.uint8(15)
-        return np.ascontiguousarray(cut[..., ::2] | cut[..., 1::2] << np.uint8(4)).view(plain.dtype)
+        return np.ascontiguousarray(cut[..., :4] | cut[..., 4:] << np.uint8(4)).view(plain.dtype)
 
     def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
         rows, columns = shape
         packed = stored.reshape(-(-columns // self.width), -(-rows // 8), self.width, 4).view(np.uint8)
-        nibbles = np.stack([packed & np.uint8(15), packed >> np.uint8(4)], -1).reshape(*packed.shape[:-1], 8)
+        nibbles = np.concatenate([packed & np.uint8(15), packed >> np.uint8(4)], -1)
         if stored.dtype.kind == "i":
             # The highest bit counts negative.
             nibbles = (nibbles ^ np.uint8(8)) - np.uint8(8)

@@ -22,8 +22,7 @@ class Arithmetic(ABC):
     """One kind of product, while one kernel is written with it.
 
     `name` becomes part of the kernel's. `x` and `w` are the types in memory, `sums` that of accumulators;
-    places are in elements. Who needs more than x and w (scales, say) declares its parameters when it is
-    made: they follow w.
+    places are in elements. Who needs more than x and w (scales, say) declares parameters: they follow w.
     """
 
     name: ClassVar[str]
@@ -48,6 +47,9 @@ class Arithmetic(ABC):
 
     def __init__(self, k: Builder) -> None:
         self.k = k
+
+    def declare(self) -> None:  # noqa: B027 - most need none
+        """Add the parameters that there are besides x and w."""
 
     @classmethod
     def stored(cls, words: Expr) -> Expr:

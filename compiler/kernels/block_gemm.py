@@ -8,12 +8,22 @@ it takes to make floats of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
 from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
-from isthmus.kernels.block_weights import BYTES, HALF, KINDS, WORD, Kind, Weights
+from isthmus.kernels.block_weights import (
+    BYTES,
+    HALF,
+    IN_MEMORY,
+    KINDS,
+    SCALES,
+    WORD,
+    Kind,
+    Weights,
+    scale_of,
+)
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
@@ -33,11 +43,6 @@ RAISED, RAISED_FROM, RAISED_TO = 60, 127 - 40, 127 + 60
 UNROLLED = {4: (CHUNK, CHUNK // 2), 8: (CHUNK,)}
 # The number at which a float's lowest digit is worth 1.
 UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
-
-
-# What scales are stored in, and the ending of the symbol.
-SCALES: Mapping[DType, str] = {DType.F32: "", DType.F16: "_f16", DType.F8E8M0: "_e8m0"}
-_IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
 
 
 def kernel(target: Target, kind: str, scales: DType = DType.F32) -> Kernel:
@@ -67,7 +72,7 @@ class _BlockGemm:
         self.shape, self.width = tile_of(target), panel_width(target)
         self.scales_in = scales
         self.x, self.w = k.input("x"), k.input("w", "int8")
-        self.scale = k.input("scale", _IN_MEMORY[scales])
+        self.scale = k.input("scale", IN_MEMORY[scales])
         self.bias, self.y = k.input("bias"), k.output("y")
         self.products = products_of(target)
         self.scratch = None if self.products is None else k.output("scratch")
@@ -122,15 +127,11 @@ class _BlockGemm:
         chunk = k.let("chunk", k.smaller(block, CHUNK))
         row = RowOfDigits(k, products, scratch, self.depth, chunk)
         with k.when(k.equal(rows, 1)):
-            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order(), self._zero()))
+            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._zero()))
         with k.when(k.equal(digits.value, 1)):
             self._in_digits(row)
         with k.otherwise():
             self._in_floats(rows)
-
-    def _order(self) -> list[int]:
-        """How neighbours of a row lie as bytes: in 4 bits, those that are low in their bytes come first."""
-        return list(range(STEP)) if self.bits == 8 else [*range(0, STEP, 2), *range(1, STEP, 2)]
 
     def _in_digits(self, row: RowOfDigits) -> None:
         """One row, all vectors of a panel at once: digits are spread once for all of them."""
@@ -207,27 +208,14 @@ class _BlockGemm:
         lanes = self.k.lanes
         factors = row.words(word * self.each, self.each)
         for j in range(self.shape.vectors):
-            parts = self.weights.bytes(self.panel, (word * self.width + j * lanes) * BYTES, self._zero())
+            place = (word * self.width + j * lanes) * BYTES
+            parts = [*self.weights.bytes(self.panel, place, self._zero(), lanes)]
             for by_digit, words in zip(totals, factors, strict=True):
                 for part, factor in zip(parts, words, strict=True):
                     row.add(by_digit[j], factor, part)
 
     def _scale(self, place: Expr) -> Expr:
-        """The scales of neighbouring columns from `place` on, as f32."""
-        k, lanes = self.k, self.k.lanes
-        if self.scales_in is DType.F32:
-            return k.let("scale", self.scales.load(place, lanes))
-        if self.scales_in is DType.F8E8M0:
-            exponent = k.cast(self.scales.load(place, lanes), "int32")
-            return k.let("scale", k.bits(tirx.shift_left(exponent, k.constant(23, exponent)), "float32"))
-        halves = self.scales.load(place, lanes)
-        if lanes > 1 and k.target.instruction("widen_f16"):
-            return k.let("scale", k.helper(vector_type("float32", lanes), "widen_f16", halves))
-        # Sign, exponent and mantissa where a float has them; what the exponent is short of, a product adds.
-        wide = k.cast(halves, "int32")
-        moved = tirx.shift_left(wide, k.constant(13, wide))
-        kept = tirx.bitwise_and(moved, k.constant(-0x70002000, moved))
-        return k.let("scale", k.bits(kept, "float32") * 2.0**112)
+        return scale_of(self.k, self.scales, place, self.k.lanes, self.scales_in)
 
     def _at(self, panel: Expr) -> None:
         """What is read and written for `panel`."""

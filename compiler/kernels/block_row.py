@@ -51,10 +51,10 @@ class RowOfDigits:
         self.starts = scratch.reread("int32").at(begin + chunks, "starts")
         self.digits = scratch.reread("int8")
 
-    def split(self, row: Memory, order: list[int], zero: int) -> Expr:
+    def split(self, row: Memory, zero: int) -> Expr:
         """Take `row` apart; 1 where that says what it is, 0 where it holds what is no ordinary number.
 
-        `order` is that in which STEP neighbours lie in the planes; the number 0 is stored as `zero`.
+        The number 0 is stored as `zero`.
         """
         k = self.k
         ordinary = k.register("ordinary", 1, 1, "int32")
@@ -67,7 +67,7 @@ class RowOfDigits:
             most = k.let("most", k.select(inside, k.bits(largest, "float32"), 1.0))
             self.scales.store(chunk, most / float(MOST))
             factor = k.spread(k.let("factor", float(MOST) / most), STEP)
-            self._starts(chunk, self._digits(row, first, end, factor, order), zero)
+            self._starts(chunk, self._digits(row, first, end, factor), zero)
         return ordinary.value
 
     def _largest(self, row: Memory, first: Expr, end: Expr) -> Expr:
@@ -78,7 +78,7 @@ class RowOfDigits:
             largest.set(tirx.max(largest.value, magnitude_bits(k, row.load(first + step * STEP, STEP))))
         return k.reduce(largest.value, tirx.max)
 
-    def _digits(self, row: Memory, first: Expr, end: Expr, factor: Expr, order: list[int]) -> list[Register]:
+    def _digits(self, row: Memory, first: Expr, end: Expr, factor: Expr) -> list[Register]:
         """Write the digits of a chunk; their sums in parts."""
         k, integers = self.k, vector_type("int32", STEP)
         sums = [k.register(f"sum{d}", STEP, 0, "int32") for d in range(DIGITS)]
@@ -93,8 +93,7 @@ class RowOfDigits:
                     top = k.constant(24, rest)
                     digit = k.let("digit", tirx.shift_right(tirx.shift_left(rest, top), top))
                 sums[d].add(digit)
-                lain = k.shuffle([k.let("byte", k.cast(digit, "int8"))], order)
-                self.digits.store(d * self.depth + place, lain)
+                self.digits.store(d * self.depth + place, k.cast(digit, "int8"))
                 if d:
                     rest = k.let("rest", tirx.shift_right(rest - digit, k.constant(8, rest)))
         return sums

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from isthmus.ir.types import DType
 from isthmus.kernels.builder import Builder, Expr, Memory, vector_type
 from isthmus.kernels.narrow_floats import rescaled
 from isthmus.kernels.tir import tirx
@@ -50,6 +51,28 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+# What scales are stored in, and the ending of the symbol; and how that is read.
+SCALES: Mapping[DType, str] = {DType.F32: "", DType.F16: "_f16", DType.F8E8M0: "_e8m0"}
+IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
+
+
+def scale_of(k: Builder, scales: Memory, place: Expr, lanes: int, dtype: DType) -> Expr:
+    """The scales of neighbouring columns, stored in `dtype` from `place` on, as f32."""
+    stored = scales.load(place, lanes)
+    if dtype is DType.F32:
+        return k.let("scale", stored)
+    if dtype is DType.F8E8M0:
+        exponent = k.cast(stored, "int32")
+        return k.let("scale", k.bits(tirx.shift_left(exponent, k.constant(23, exponent)), "float32"))
+    if lanes == k.lanes > 1 and k.target.instruction("widen_f16"):
+        return k.let("scale", k.helper(vector_type("float32", lanes), "widen_f16", stored))
+    # Sign, exponent and mantissa where a float has them; what the exponent is short of, a product adds.
+    wide = k.cast(stored, "int32")
+    moved = tirx.shift_left(wide, k.constant(13, wide))
+    kept = tirx.bitwise_and(moved, k.constant(-0x70002000, moved))
+    return k.let("scale", k.bits(kept, "float32") * 2.0**112)
+
+
 class Weights:
     """How a kernel reads words of neighbouring columns."""
 
@@ -59,25 +82,26 @@ class Weights:
         self.looks_up = kind.is_code and k.target.instruction("lookup_bytes") is not None
         self.is_bytes = kind.is_integer or self.looks_up
 
-    def bytes(self, panel: Memory, place: Expr, zero: int) -> list[Expr]:
-        """The words from byte `place` on as bytes above `zero`; in 4 bits even ones, and odd ones."""
-        k, count = self.k, BYTES * self.k.lanes
+    def bytes(self, panel: Memory, place: Expr, zero: int, lanes: int) -> Iterator[Expr]:
+        """The words of `lanes` columns from byte `place` on as bytes above `zero`, four neighbours each; one
+        after the other, so that not all of them take registers."""
+        k, count = self.k, BYTES * lanes
         stored = panel.load(place, count)
-        words = tirx.reinterpret(vector_type("uint32", self.k.lanes), stored)
+        words = tirx.reinterpret(vector_type("uint32", lanes), stored)
         if self.bits == 8:
             if zero:
                 words = tirx.bitwise_xor(words, k.constant(0x80808080, words))
-            return [k.let("w", tirx.reinterpret(vector_type("int8", count), words))]
+            yield k.let("w", tirx.reinterpret(vector_type("int8", count), words))
+            return
         words = k.let("words", words)
-        odd = tirx.shift_right(words, k.constant(4, words))
-        mask = k.constant(0x0F0F0F0F, words)
-        parts = [tirx.bitwise_and(part, mask) for part in (words, odd)]
-        if self.looks_up:
-            return [k.let("w", self._looked_up(part, zero)) for part in parts]
-        # A sign for each: where an instruction takes three operands, mask and sign are one.
-        sign = k.constant(0x08080808, words)
-        signed = [tirx.bitwise_xor(part, sign) for part in parts]
-        return [k.let("w", tirx.reinterpret(vector_type("int8", count), part)) for part in signed]
+        for part in (words, tirx.shift_right(words, k.constant(4, words))):
+            codes = tirx.bitwise_and(part, k.constant(0x0F0F0F0F, words))
+            if self.looks_up:
+                yield k.let("w", self._looked_up(codes, zero))
+                continue
+            # A sign for each: where an instruction takes three operands, mask and sign are one.
+            signed = tirx.bitwise_xor(codes, k.constant(0x08080808, words))
+            yield k.let("w", tirx.reinterpret(vector_type("int8", count), signed))
 
     def _looked_up(self, codes: Expr, zero: int) -> Expr:
         """Twice what the bytes of words, codes of 4 bits, stand for, above `zero`, as bytes."""
@@ -91,10 +115,8 @@ class Weights:
     def numbers(self, panel: Memory, place: Expr) -> list[Expr]:
         """The numbers in the words of neighbouring columns from byte `place` on, as f32."""
         k, lanes = self.k, self.k.lanes
-        in_byte = 8 // self.bits
         if lanes == 1:
-            found = [k.cast(panel.load(place + i // in_byte), "int32") for i in range(self.each)]
-            ups = [24 + self.bits * (in_byte - 1 - i % in_byte) for i in range(self.each)]
+            found, ups = self._single(panel, place)
         else:
             stored = panel.load(place, BYTES * lanes)
             words = k.let("words", tirx.reinterpret(vector_type("int32", lanes), stored))
@@ -103,6 +125,18 @@ class Weights:
             found = [words] * self.each
             ups = [WORD - self.bits - place for place in self.places()]
         return [self._number(self._up(number, up)) for number, up in zip(found, ups, strict=True)]
+
+    def integers(self, panel: Memory, place: Expr) -> list[Expr]:
+        """The integers in the word of one column from byte `place` on, one by one, as i32."""
+        down = WORD - self.bits
+        tops = (self._up(byte, up) for byte, up in zip(*self._single(panel, place), strict=True))
+        return [self.k.let("w", self._down(top, down)) for top in tops]
+
+    def _single(self, panel: Memory, place: Expr) -> tuple[list[Expr], list[int]]:
+        """The bytes of a word as i32, for each of its numbers, and by how much each of these is to go up."""
+        found = [self.k.let("byte", self.k.cast(panel.load(place + i), "int32")) for i in range(BYTES)]
+        ups = [WORD - self.bits * (i // BYTES + 1) for i in range(self.each)]
+        return found * (self.each // BYTES), ups
 
     def raised(self, panel: Memory, place: Expr) -> list[Expr]:
         """The same of floats of 8 bits, less by the factor 2^bias, which leaves them where their bits are."""
@@ -169,8 +203,7 @@ class Weights:
 
     def places(self) -> list[int]:
         """Where in a word its numbers begin, in bits."""
-        in_byte = 8 // self.bits
-        places = [8 * (i // in_byte) + self.bits * (i % in_byte) for i in range(self.each)]
+        places = [8 * (i % BYTES) + self.bits * (i // BYTES) for i in range(self.each)]
         if self.k.target.byte_order == "big":
             places = [24 - p // 8 * 8 + p % 8 for p in places]
         return places

@@ -33,8 +33,8 @@ class Bytes(Arithmetic):
     narrow = True
     late = True
 
-    def __init__(self, k: Builder) -> None:
-        super().__init__(k)
+    def declare(self) -> None:
+        k = self.k
         self.offset = k.input("offset", "int32")
         self.x_scale = k.input("x_scale")
         self.lds = k.size("lds")
@@ -49,6 +49,13 @@ class Bytes(Arithmetic):
         scale = k.spread(self.x_scale.load(row * self.lds), lanes) * self.w_scale.load(column, lanes)
         # On every chip the same bits: a product that is rounded before something is added.
         return k.rounded("scaled", k.cast(total, "float32") * scale)
+
+    def taken(self, words: Expr, lanes: int) -> Any:
+        """Bytes of `lanes` words as `add` takes them for its factor."""
+        raise NotImplementedError
+
+    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
+        return self.taken(tile.load(place, GROUP * lanes), lanes)
 
     def places(self, stored: Memory, place: Expr) -> Expr:
         k = self.k
@@ -87,7 +94,11 @@ class Single(Bytes):
         k = self.k
         if lanes == 1:
             return [k.let(f"w{i}", k.cast(panel.load(place + i), "int32")) for i in range(GROUP)]
-        word = k.let("word", tirx.reinterpret(vector_type("int32", lanes), panel.load(place, GROUP * lanes)))
+        return self.taken(panel.load(place, GROUP * lanes), lanes)
+
+    def taken(self, words: Expr, lanes: int) -> Any:
+        k = self.k
+        word = k.let("word", tirx.reinterpret(vector_type("int32", lanes), words))
         shifts = [24 - 8 * i for i in range(GROUP)]
         if k.target.byte_order == "big":
             shifts.reverse()
@@ -134,10 +145,13 @@ class Widening(Single):
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
         if lanes == 1:
             return super().weights(panel, place, lanes)
+        return self.taken(panel.load(place, GROUP * lanes), lanes)
+
+    def taken(self, words: Expr, lanes: int) -> Any:
         k = self.k
         found: list[Expr] = []
         # Not by shifts in i32 and a cast: LLVM would widen bytes to i32 then.
-        for pair in pairs_of(k, panel.load(place, GROUP * lanes), lanes):
+        for pair in pairs_of(k, words, lanes):
             eight = k.constant(8, pair)
             even = tirx.shift_right(tirx.shift_left(pair, eight), eight)
             found += [k.let("w", even), k.let("w", tirx.shift_right(pair, eight))]
@@ -181,8 +195,7 @@ class Quads(_Words):
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
         return self.k.let("w", panel.load(place, GROUP * lanes))
 
-    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
-        words = tile.load(place, GROUP * lanes)
+    def taken(self, words: Expr, lanes: int) -> Any:
         return self.k.let("x", tirx.reinterpret(vector_type("int8", GROUP * lanes), words))
 
     def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
@@ -286,8 +299,8 @@ class Pairs(_Words):
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
         return self._signed(panel.load(place, GROUP * lanes), lanes)
 
-    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
-        return self._unsigned(tile.load(place, GROUP * lanes), lanes)
+    def taken(self, words: Expr, lanes: int) -> Any:
+        return self._unsigned(words, lanes)
 
     def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
         return self._signed(self.k.spread(self._word(stored, place), lanes), lanes)
@@ -319,6 +332,20 @@ class Pairs(_Words):
             register.add(k.intrinsic(sums, self.products.of_lanes(register.lanes), x, w))
 
 
+class NarrowPairs(Quads):
+    """An instruction multiplies bytes and adds two neighbours in 16 bits, another one two such sums and then
+    to a sum: of unsigned numbers so small that nothing saturates, 4 bits, and signed ones."""
+
+    x = "uint8"
+
+    def add(self, register: Register, factor: Any, weights: Any) -> None:
+        k, halves = self.k, vector_type("int16", 2 * register.lanes)
+        pairs = k.let("pairs", k.helper(halves, "multiply_bytes", factor, weights))
+        name = self.products.of_lanes(register.lanes)
+        sums = vector_type("int32", register.lanes)
+        register.add(k.intrinsic(sums, name, pairs, k.constant(1, pairs)))
+
+
 class PairSums(Bytes):
     """Bytes give products of i16, and an instruction adds neighbours among these to a sum in i32: those of
     the first two bytes of a word, then those of the others.
@@ -329,11 +356,10 @@ class PairSums(Bytes):
     fewer = 2
 
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Any:
-        pairs = pairs_of(self.k, panel.load(place, GROUP * lanes), lanes)
-        return [self._bytes("w", pair, lanes) for pair in pairs]
+        return self.taken(panel.load(place, GROUP * lanes), lanes)
 
-    def rows(self, tile: Memory, place: Expr, lanes: int) -> Any:
-        return self.weights(tile, place, lanes)
+    def taken(self, words: Expr, lanes: int) -> Any:
+        return [self._bytes("w", pair, lanes) for pair in pairs_of(self.k, words, lanes)]
 
     def number(self, stored: Memory, place: Expr, lanes: int) -> Any:
         return self.factor(stored, place, lanes)
@@ -375,3 +401,9 @@ def words_of(target: Target) -> type[Bytes]:
     if words is None:
         return Single
     return UnsignedQuads if words.unsigned else Quads
+
+
+def nibbles_of(target: Target) -> type[Bytes]:
+    """How `target` multiplies words of four numbers from 0 to 15 by others."""
+    words = words_of(target)
+    return NarrowPairs if words is Pairs and target.instruction("multiply_bytes") else words

@@ -8,6 +8,7 @@ stage: panels that reach beyond the last column, and activations, whose code is 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from isthmus.kernels.arithmetic import Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, lanes_of
@@ -45,6 +46,7 @@ class Parameters:
         self.x = k.input("x", arithmetic.x)
         self.w = k.input("w", arithmetic.w)
         self.arithmetic = arithmetic(k)
+        self.arithmetic.declare()
         self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
         self.rounded = rounded
@@ -71,6 +73,8 @@ class Ends(Parameters):
     columns of the panel are there, `starts` and `ends` whether this is the first, and the last, chunk of K.
     """
 
+    # Whether whole panels without an activation go straight from registers to y.
+    straight: ClassVar[bool] = True
     stage: Memory
     first: Expr
     column: Expr
@@ -221,7 +225,8 @@ class Ends(Parameters):
         """What of a tile with all that comes late was staged: one copy of this code for all heights."""
         k = self.k
         edge = k.stack("edge", self.width)
-        done = tirx.And(self.whole, self.ends) if self.activation is None else tirx.const(False, "bool")
+        straight = self.activation is None and self.straight
+        done = tirx.And(self.whole, self.ends) if straight else tirx.const(False, "bool")
         with k.when(tirx.And(self.ends, tirx.Not(done))), k.loop("i", 0, height) as i:
             staged = self.stage.at(i * self.width, "staged")
             added = self._late_residual(i, left, edge)

@@ -135,6 +135,7 @@ class _Sparse:
         self.x = k.input("x", arithmetic.x)
         self.w = k.input("w", arithmetic.w)
         self.arithmetic = arithmetic(k)
+        self.arithmetic.declare()
         self.bias = k.input("bias")
         self.residual = k.input("residual") if residual else None
         self.rounded = rounded

@@ -8,7 +8,9 @@ from isthmus.ir.sparse import Blocks
 from isthmus.lowering.plan import Call, Fault, Plan
 
 # Rows of the first argument by a matrix, in whatever numbers.
-PRODUCTS = ("linear", "matmul", "integer_linear", "integer_matmul", "block_linear")
+PRODUCTS = (
+    "linear", "matmul", "integer_linear", "integer_matmul", "block_linear", "integer_block_linear",
+)  # fmt: skip
 
 
 def call_costs(plan: Plan) -> list[tuple[Dim, Dim]]:

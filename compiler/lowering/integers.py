@@ -9,6 +9,7 @@ from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import (
+    block_bytes,
     block_gemm,
     block_row,
     byte_rows,
@@ -156,6 +157,38 @@ def _block_linear(state: Lowering, value: Value) -> None:
     state.views[value] = place
 
 
+def _integer_block_linear(state: Lowering, value: Value) -> None:
+    x, q, scale, x_scale, bias, *residual = value.args
+    if not isinstance(q.t.encoding, Nibbles | Interleaved):
+        raise not_on_target(value, state.target, "its weight is not packed")
+    (k, n), width = q.t.static_shape, q.t.encoding.width
+    block = k // scale.t.static_shape[0]
+    activation = None if value.attr("activation") == "none" else value.attr("activation")
+    short = activation in SHORT and state.becomes_bytes(value)
+    source, rows, ldx = state.rows(x)
+    others = [state.rows(r) for r in residual]
+    steps, lds = _scale(state, x_scale)
+    place, ldy = row_result(state, value, n)
+    args: list[Arg] = [
+        Pointer(source.buffer, source.offset, ldx),
+        *(Pointer(state.view(v).buffer) for v in (q, scale)),
+        Number(block.bit_length() - 1),
+        steps,
+        lds,
+        Scratch(block_bytes.scratch_words(k, block)),
+        Pointer(state.view(bias).buffer),
+        *(Pointer(view.buffer, view.offset, pitch) for view, _, pitch in others),
+        Pointer(place.buffer, place.offset, ldy),
+        Number(k),
+        Number(n),
+        *map(distance, (ldx, *(pitch for _, _, pitch in others), ldy)),
+    ]
+    kind = f"q{value.attr('bits')}"
+    kernel = block_bytes.kernel(state.target, kind, scale.dtype, activation, bool(residual), short)
+    state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
+    state.views[value] = place
+
+
 def _quantize_rows(state: Lowering, value: Value) -> None:
     made = state.steps_of(value)
     if made is not None:
@@ -243,6 +276,7 @@ def _scaled_rows(
 HANDLERS: Mapping[str, Handler] = {
     "integer_linear": _integer_linear,
     "block_linear": _block_linear,
+    "integer_block_linear": _integer_block_linear,
     "quantize_rows": _quantize_rows,
     "row_scale": _row_scale,
 }

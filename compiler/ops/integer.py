@@ -113,6 +113,10 @@ BLOCK_TYPES = (DType.I8, DType.F8E4M3, DType.F8E5M2)
 BLOCK_SCALES = (DType.F32, DType.F16, DType.F8E8M0)
 
 
+# Rows of a matrix whose sums of bytes are worth a step in floats; larger blocks are multiples of it.
+FEWEST_BYTES = 32
+
+
 def is_block_size(rows: int) -> bool:
     """Whether blocks of so many rows of a matrix are a power of two of whole words, of 4 or 8 bits."""
     return rows >= 8 and rows & (rows - 1) == 0
@@ -160,4 +164,66 @@ block_linear = Op(
     ),
 )
 
-ALL = (integer_linear, quantize_rows, block_linear)
+
+def _integer_block_linear_infer(
+    x: TensorType,
+    q: TensorType,
+    scale: TensorType,
+    x_scale: TensorType,
+    bias: TensorType,
+    *rest: TensorType,
+    bits: int,
+    activation: str,
+) -> TensorType:
+    if x.dtype is not DType.I8 or q.dtype is not DType.I8 or x.rank < 1:
+        raise TypeMismatch(f"integer_block_linear takes rows and a matrix of i8, got {x} and {q}")
+    result = _block_linear_infer(x.with_dtype(DType.F32), q, scale, bias, bits=bits, floats=False)
+    depth, blocks = q.static_shape[0], scale.static_shape[0]
+    if depth // blocks % FEWEST_BYTES or depth // blocks > MOST_TERMS:
+        raise TypeMismatch(f"{blocks} blocks of {depth} rows; each has a multiple of {FEWEST_BYTES}")
+    if x_scale.dtype is not DType.F32 or x_scale.shape not in ((), (*x.shape[:-1], 1)):
+        raise TypeMismatch(f"one scale in f32, or one for each row of {x}, got {x_scale}")
+    if activation != "none" and activation not in ACTIVATIONS:
+        raise TypeMismatch(f"no activation {activation!r}; known: none, {', '.join(ACTIVATIONS)}")
+    if rest and rest[0] != result:
+        raise TypeMismatch(f"the residual must be {result}, got {rest[0]}")
+    return result
+
+
+def _integer_block_linear_reference(
+    x: Array,
+    q: Array,
+    scale: Array,
+    x_scale: Array,
+    bias: Array,
+    *rest: Array,
+    bits: int,
+    activation: str,
+) -> Array:
+    size = q.shape[0] // scale.shape[0]
+    total = np.zeros((*x.shape[:-1], q.shape[1]), np.float32)
+    for block, factors in enumerate(scale.astype(np.float32)):
+        part = slice(block * size, (block + 1) * size)
+        total += integer_sums(x[..., part], q[part], np.zeros(1, np.int32)).astype(np.float32) * factors
+    return epilogue_reference(total * x_scale + bias, rest, activation)
+
+
+integer_block_linear = Op(
+    "integer_block_linear",
+    _integer_block_linear_infer,
+    _integer_block_linear_reference,
+    (5, 6),
+    {"bits": Kind.INT, "activation": Kind.TEXT},
+    {"bits": 8, "activation": "none"},
+    doc=(
+        "activation((sum over blocks g of f32(x[.., g] @ q[g]) * scale[g]) * x_scale + bias [+ residual]); "
+        "x [..., K] and q [K, N] of i8, q of numbers that fit `bits` (4 or 8), scale f32, f16 or f8e8m0 "
+        "[G, N], one for each K / G rows of q (a power of two from 32 on), x_scale f32 [] or [..., 1], bias "
+        "f32 [N], residual [..., N]. Sums of a block are exact in i32; blocks are added in f32 from the "
+        "first to the last, to 0. Each step in f32 rounds once, in the order written, and no two are fused: "
+        "but for activations other than relu, every chip gives the same bits. GELU may be off by 2e-4 where "
+        "nothing but `quantize_rows` reads the result."
+    ),
+)
+
+ALL = (integer_linear, quantize_rows, block_linear, integer_block_linear)

@@ -14,7 +14,10 @@ from isthmus.passes.pipeline import Step
 # Ops that do the work of a Transformer, in the order in which they are told.
 FUSED = (
     "attention", "ragged_attention", "layer_norm", "rms_norm", "linear", "integer_linear", "block_linear",
+    "integer_block_linear",
 )  # fmt: skip
+# Arguments of products without a residual.
+_OPERANDS = {"linear": 3, "integer_linear": 6, "integer_block_linear": 5}
 # What is left of the work when a fusion did not happen.
 UNFUSED = ("matmul", "softmax")
 MAX_NODES = 5  # nodes named for each near miss
@@ -67,11 +70,10 @@ def _parts(op: str, values: Sequence[Value], slices: Mapping[Value, int]) -> Map
         parts.update("with mask" for v in values if len(v.args) == 4)
     elif op == "ragged_attention":
         parts.update("with mask" for v in values if len(v.args) == 5)
-    elif op in ("linear", "integer_linear"):
-        operands = 3 if op == "linear" else 6
+    elif op in _OPERANDS:
         activations = sorted(v.attr("activation") for v in values)
         parts.update(name for name in activations if name != "none")
-        parts.update("with residual" for v in values if len(v.args) > operands)
+        parts.update("with residual" for v in values if len(v.args) > _OPERANDS[op])
         # Q, K and V are one wide product whose result is sliced.
         parts.update("wide" for v in values if slices.get(v, 0) > 1)
     return parts

@@ -13,7 +13,14 @@ from isthmus.ir.graph import Attr, Program, Value, constant, weight_of
 from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.small_floats import are_numbers
 from isthmus.ir.types import Array, DType
-from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
+from isthmus.ops.integer import (
+    FEWEST_BYTES,
+    MOST_TERMS,
+    block_linear,
+    integer_block_linear,
+    integer_linear,
+    quantize_rows,
+)
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import ACTIVATIONS, linear
 from isthmus.ops.pointwise import add, cast, mul, neg
@@ -26,6 +33,7 @@ from isthmus.passes.integers import (
     fits_f16,
     is_block_matrix,
     is_integer_product,
+    is_integer_rows,
     without_axes,
 )
 from isthmus.passes.steps import mapped
@@ -104,7 +112,8 @@ def _offset(zero: Value, w: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class BlockLinear:
-    """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own."""
+    """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own;
+    where x are bytes without a zero point, `integer_block_linear`."""
 
     @property
     def name(self) -> str:
@@ -115,10 +124,11 @@ class BlockLinear:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        return program.map_graphs(lambda g: mapped(g, _block_linear, watch, self.name))
+        made: dict[Value, Value] = {}
+        return program.map_graphs(lambda g: mapped(g, partial(_block_linear, made), watch, self.name))
 
 
-def _block_linear(node: Value, new: Value) -> Value | None:
+def _block_linear(made: dict[Value, Value], node: Value, new: Value) -> Value | None:
     if new.op is not linear or new.dtype is not DType.F32 or is_constant(new.args[0]):
         return None
     x, w, bias, *residual = new.args
@@ -135,11 +145,34 @@ def _block_linear(node: Value, new: Value) -> Value | None:
     if fits_e8m0(numbers) or fits_f16(numbers):
         scales = cast(scales, dtype=DType.F8E8M0 if fits_e8m0(numbers) else DType.F16)
     scales = weight_from(scales, f"{name_of(q)}.scales")
+    activation = new.attr("activation")
+    if _sums_bytes(x, q) and not storage.get("floats", True):
+        rows, x_scale, _ = _rows(x)
+        rows = made.setdefault(rows, _quantized_rows(rows))
+        return integer_block_linear(
+            rows,
+            flat,
+            scales,
+            x_scale,
+            bias,
+            *residual,
+            loc=new.loc,
+            bits=storage["bits"],
+            activation=activation,
+        )
     total = block_linear(x, flat, scales, bias, loc=new.loc, **storage)
     for added in residual:
         total = add(total, added, loc=new.loc)
-    activation = new.attr("activation")
     return total if activation == "none" else ACTIVATIONS[activation](total, loc=new.loc)
+
+
+def _sums_bytes(x: Value, q: Value) -> bool:
+    """Whether x are bytes, with no zero point, that are worth being summed as such within blocks of q."""
+    size = q.t.static_shape[1]
+    if not is_integer_rows(x) or size % FEWEST_BYTES or size > MOST_TERMS:
+        return False
+    rows, _, zero = _rows(x)
+    return rows.dtype is DType.I8 and (zero is None or splat(zero) == 0)
 
 
 def _storage(q: Array) -> dict[str, Attr] | None:

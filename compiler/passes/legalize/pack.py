@@ -10,7 +10,7 @@ from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Encoding, Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.weights import Weight
-from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
+from isthmus.ops.integer import block_linear, integer_block_linear, integer_linear, quantize_rows
 from isthmus.ops.movement import full
 from isthmus.ops.nn import layer_norm, linear, rms_norm
 from isthmus.passes.constants import array_of, is_constant
@@ -75,12 +75,8 @@ class _Packer:
             elif isinstance(stored, MaskedPanels):
                 matrix, whole = stored, Padded(self.width)
             return {1: matrix, 2: whole, 3: None, 4: whole, 5: whole}
-        if node.op is block_linear:
-            narrow = node.attr("bits") == 4
-            matrix = Nibbles(self.width) if narrow else Interleaved(self.width, BYTES_IN_WORD)
-            if node.attr("floats"):
-                matrix = SmallFloats(self.width)
-            return {1: matrix, 2: Panels(self.width), 3: Padded(self.width)}
+        if node.op in (block_linear, integer_block_linear):
+            return self._in_blocks(node)
         if node.op is quantize_rows:
             return {1: None, 2: None}
         if node.op is layer_norm:
@@ -88,6 +84,13 @@ class _Packer:
         if node.op is rms_norm:
             return {1: None}
         return {}
+
+    def _in_blocks(self, node: Value) -> Mapping[int, Encoding | None]:
+        narrow = Nibbles(self.width) if node.attr("bits") == 4 else Interleaved(self.width, BYTES_IN_WORD)
+        if node.op is integer_block_linear:
+            return {1: narrow, 2: Panels(self.width), 3: None, 4: Padded(self.width)}
+        matrix = SmallFloats(self.width) if node.attr("floats") else narrow
+        return {1: matrix, 2: Panels(self.width), 3: Padded(self.width)}
 
     def stored(self, value: Value, encoding: Encoding | None) -> Value:
         if not is_constant(value) or value.t.encoding == encoding is not None:

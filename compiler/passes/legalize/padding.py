@@ -19,7 +19,7 @@ from isthmus.target import Target
 
 RULE = "padding-free"
 # What makes the rows worth being moved.
-HEAVY: tuple[str, ...] = ("linear", "integer_linear", "attention", "matmul")
+HEAVY: tuple[str, ...] = ("linear", "integer_linear", "integer_block_linear", "attention", "matmul")
 
 
 @dataclass(frozen=True, slots=True)

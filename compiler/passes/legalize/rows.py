@@ -19,6 +19,7 @@ ROW_WISE: Mapping[str, tuple[int, ...]] = {
     "linear": (0, 3),
     "integer_linear": (0, 3, 6),
     "block_linear": (0,),
+    "integer_block_linear": (0, 3, 5),
     "quantize_rows": (0, 1),
     "row_scale": (0,),
     "layer_norm": (0, 3),

@@ -242,6 +242,11 @@ EXAMPLES: dict[str, list[Example]] = {
         ("f32[b,16] i8[16,5] f32[2,5] f32[5]", {"bits": 4, "floats": True}, "f32[b,5]"),
         ("f32[b,n,32] f8e5m2[32,5] f32[2,5] f32[5]", {}, "f32[b,n,5]"),
     ],
+    "integer_block_linear": [
+        ("i8[b,n,64] i8[64,3] f32[2,3] f32[b,n,1] f32[3]", {}, "f32[b,n,3]"),
+        ("i8[n,64] i8[64,5] f16[1,5] f32[] f32[5] f32[n,5]", {"bits": 4, "activation": "relu"}, "f32[n,5]"),
+        ("i8[32] i8[32,5] f32[1,5] f32[1] f32[5]", {"bits": 4, "activation": "gelu"}, "f32[5]"),
+    ],
     "quantize_rows": [
         ("f32[b,n,5] f32[] u8[]", {}, "u8[b,n,5]"),
         ("f32[b,n,5] f32[b,n,1] i8[]", {}, "i8[b,n,5]"),

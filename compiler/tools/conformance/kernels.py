@@ -12,7 +12,14 @@ from isthmus.ir.graph import Value, constant
 from isthmus.ir.small_floats import from_codes
 from isthmus.ir.types import Array, DType
 from isthmus.ops import lines, movement, nn, pointwise, ragged, reduce
-from isthmus.ops.integer import BLOCK_SCALES, BLOCK_TYPES, block_linear, integer_linear, quantize_rows
+from isthmus.ops.integer import (
+    BLOCK_SCALES,
+    BLOCK_TYPES,
+    block_linear,
+    integer_block_linear,
+    integer_linear,
+    quantize_rows,
+)
 from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
 from isthmus.tools.conformance.cases import SUM, Case, Maker
@@ -244,6 +251,7 @@ def _bytes() -> Iterator[Case]:
     yield from _bytes_at_steps()
     yield from sparse_bytes()
     yield from _blocks()
+    yield from _bytes_by_blocks()
     yield from _small_floats()
     maker = Maker("bytes", "row_scale of rows, zeros among them")
     x, none = maker.floats("f32[b,n,19]", -9, 9), maker.floats("f32[b,1,1]", 0, 0)
@@ -303,6 +311,30 @@ def _blocks() -> Iterator[Case]:
             )
             x = maker.floats(f"f32[{rows},{k}]")
             yield maker.case(block_linear(x, *operands, bits=bits, floats=floats), SUM)
+
+
+def _bytes_by_blocks() -> Iterator[Case]:
+    """The same for rows of bytes: one, some and many tiles, each end; every chip gives the same bits."""
+    ends = (("none", False), ("relu", True), ("gelu", False))
+    # Each kernel is a large one: an end of its own for each way in which scales are stored.
+    for bits, (dtype, (activation, residual)) in product((4, 8), zip(BLOCK_SCALES, ends, strict=True)):
+        for rows, k, block, n in (("1", 64, 32, 48), ("n,b", 96, 32, 5), ("m,n,b", 256, 128, 70)):
+            end = f"{activation}{'+residual' * residual}"
+            name = f"integer_block_linear {bits} bits {end} [{rows},{k}] x {n} by {block}, scales in {dtype}"
+            maker = Maker("blocks", name)
+            least, most = limits(DType.I8, bits)
+            numbers = np.arange(k * n, dtype=np.int64).reshape(k, n) * 7919 % (most - least + 1) + least
+            scales = np.concatenate([maker.scales(n) for _ in range(k // block)]).reshape(-1, n)
+            operands = (
+                constant(f"{name} q", numbers.astype(np.int8)),
+                constant(f"{name} scales", scales.astype(dtype.numpy)),
+                maker.floats(f"f32[{rows},1]" if residual else "f32[]", 0.001, 0.02),
+                maker.weight(n),
+                *([maker.floats(f"f32[{rows},{n}]")] if residual else []),
+            )
+            x = maker.integers(f"i8[{rows},{k}]")
+            value = integer_block_linear(x, *operands, bits=bits, activation=activation)
+            yield maker.case(value, 0.0 if activation != "gelu" else None)
 
 
 def _small_floats() -> Iterator[Case]:

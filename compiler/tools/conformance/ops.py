@@ -22,7 +22,12 @@ _INTEGERS = tuple(d for d in DType if d.is_integer)
 # Where NaN and infinities have to come out as in NumPy.
 _SPECIAL_MORE = {"reduce_max", "reduce_min", "argmax", "argmin", "softmax", "top_k", "row_scale"}
 # Which arguments of an op have to be constants for any kernel to take them.
-_CONSTANTS = {"linear": (1, 2), "integer_linear": (1, 2, 4, 5), "block_linear": (1, 2, 3)}
+_CONSTANTS = {
+    "linear": (1, 2),
+    "integer_linear": (1, 2, 4, 5),
+    "block_linear": (1, 2, 3),
+    "integer_block_linear": (1, 2, 4),
+}
 
 
 def op_cases() -> Iterator[Case]:
