@@ -24,10 +24,10 @@ demo: setup ## compile a real model for this processor and compare sentences wit
 	@$(VENV)/bin/python examples/demo.py
 
 test: setup ## the tests that take seconds
-	@$(RUN) pytest -q -n auto --dist loadscope -m 'not slow' --durations=10
+	@$(RUN) pytest -q -n auto --dist loadscope --no-loadscope-reorder -m 'not slow' --durations=10
 
 test-slow: setup ## the tests that take minutes: the real model, all shapes, fresh environments
-	@$(RUN) pytest -q -n auto --dist loadscope -m slow --durations=20
+	@$(RUN) pytest -q -n auto --dist loadscope --no-loadscope-reorder -m slow --durations=20
 
 bench: setup ## the published figures, against onnxruntime and OpenVINO: about ten minutes of a quiet machine
 	@$(RUN) pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench,demo,test]'

@@ -233,7 +233,7 @@ class _Zig:
     def run(self, *arguments: str) -> None:
         """One call of zig in the scratch folder; nothing is written outside it and the cache."""
         done = subprocess.run(
-            [*_compiler(), *arguments],
+            [*compiler(), *arguments],
             cwd=self.folder,
             env=self._environment(),
             stdin=subprocess.DEVNULL,
@@ -259,7 +259,7 @@ class _Zig:
         }
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
     """The executable of the `ziglang` package; `python -m ziglang` would only start it through Python."""
     spec = util.find_spec("ziglang")
     if spec is None or spec.origin is None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from runners import most_capable, native
+from runners import most_capable, native, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -20,7 +20,7 @@ LEVELS = most_capable(lambda target: target.vector)
 @pytest.fixture(scope="session", params=(*LEVELS, CHECKED_C), ids=lambda target: target.name)
 def target(request: pytest.FixtureRequest) -> Target:
     """Every level that this machine can run, and C."""
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="session", params=LEVELS, ids=lambda target: target.name)

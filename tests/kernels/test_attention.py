@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runners import quick
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import attention
@@ -190,7 +191,7 @@ def test_keys_that_nobody_sees_are_not_read(target: Target, compiled: Compiled) 
 )
 def test_narrow_vectors(vector: VectorUnit, kind: dict[str, object], tmp_path: Path) -> None:
     """A chip of one lane, or of four without fused multiply-add, as code for the machine at hand."""
-    narrow = replace(LEVELS[0], vector=vector)
+    narrow = replace(quick(LEVELS[0]), vector=vector)
     problems = [Problem(1, 2, n, m, **kind) for n, m in ((1, 9), (9, 9), (20, 530))]  # type: ignore[arg-type]
     kernel = problems[0].kernel(narrow)
     call = load([kernel], narrow, tmp_path)[kernel.symbol]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from attention_request import SIZES, AttentionRequest
 from byte_operands import CHIPS
-from runners import native
+from runners import quick
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import attention as kernels
@@ -23,7 +23,7 @@ Run = Callable[..., np.ndarray]
 
 @pytest.fixture(scope="module", params=BYTES, ids=lambda chip: chip.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

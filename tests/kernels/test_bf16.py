@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from attention_request import BF16, GUARD, SIZES, AttentionRequest
-from runners import most_capable, native
+from runners import most_capable, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -27,12 +27,12 @@ NARROW = tuple(t for t in CHIPS if t.multiplies_bf16)
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda chip: chip.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module", params=NARROW, ids=lambda chip: chip.name)
 def narrow(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

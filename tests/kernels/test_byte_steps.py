@@ -9,7 +9,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from byte_operands import CHIPS, GUARD, Operands, byte_product, loaded, pitched
-from runners import native
+from runners import quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
@@ -135,7 +135,7 @@ def test_rows_of_norms(width: int, norm: str, target: Target, compiled: Compiled
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

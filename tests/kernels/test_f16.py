@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from runners import native
+from runners import quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -29,7 +29,7 @@ Build = Callable[[Kernel, Target], Call]
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda chip: chip.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, byte_product, loaded, pitched
-from runners import KNOWN, native
+from runners import KNOWN, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
@@ -23,7 +23,7 @@ from isthmus.target import Target
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_every_height_and_tail(depth: int, columns: int, chip: Target, kernels: 
 
 @pytest.mark.parametrize("way", OTHER_WAYS, ids=lambda target: target.name)
 def test_ways_of_other_chips(way: Target, tmp_path_factory: pytest.TempPathFactory) -> None:
-    call = loaded(native(way), tmp_path_factory, gemm.kernel)(way, None, True, arithmetic_of(way))
+    call = loaded(quick(way), tmp_path_factory, gemm.kernel)(way, None, True, arithmetic_of(way))
     for depth, columns in product((1, 3, 6, 64, 131), (1, 16, 31)):
         for rows in (1, 2, 5, 6, 7, 17):
             made = Product(way, rows, depth, columns)

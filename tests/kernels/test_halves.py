@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from byte_operands import GUARD, Operands, loaded, pitched
-from runners import KNOWN, native
+from runners import KNOWN, quick
 
 from isthmus.codegen.native import Call
 from isthmus.codegen.objects import assembly
@@ -24,7 +24,7 @@ CHIPS = tuple(target for target in KNOWN.values() if target.expands_bytes)
 
 @pytest.fixture(scope="module", params=CHIPS, ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from byte_operands import GUARD, loaded, pitched
-from runners import most_capable, native
+from runners import most_capable, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
@@ -28,7 +28,7 @@ CHIPS = most_capable(lambda target: (target.vector, target.instruction("dot_bf16
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from byte_operands import CHIPS, GUARD, OTHER_WAYS, Operands, loaded, pitched
-from runners import native
+from runners import quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
@@ -24,7 +24,7 @@ BLOCKS = ((1, 4), (4, 4))
 
 @pytest.fixture(scope="module", params=(*CHIPS, CHECKED_C), ids=lambda target: target.name)
 def chip(request: pytest.FixtureRequest) -> Target:
-    return native(request.param)
+    return quick(request.param)
 
 
 def has_masks(chip: Target, block: tuple[int, int]) -> bool:
@@ -98,7 +98,7 @@ def test_every_height_and_tail(
 
 @pytest.mark.parametrize("way", OTHER_WAYS, ids=lambda target: target.name)
 def test_ways_of_other_chips(way: Target, tmp_path_factory: pytest.TempPathFactory) -> None:
-    call = loaded(native(way), tmp_path_factory, sparse.kernel)(way, 1, 4, None, False, words_of(way))
+    call = loaded(quick(way), tmp_path_factory, sparse.kernel)(way, 1, 4, None, False, words_of(way))
     for depth, columns in ((1, 1), (67, 33), (130, 17)):
         for rows in (1, 4, 17, 65):
             product = Product(way, rows, depth, columns)

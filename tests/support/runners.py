@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 
 import pytest
 from programs import not_run
@@ -39,6 +40,21 @@ def most_capable(key: Callable[[Target], Hashable]) -> tuple[Target, ...]:
     or the most capable of all."""
     levels = sorted(x86_64.TARGETS, key=lambda target: not target.missing_on(MACHINE))
     return tuple({key(target): target for target in levels if target.os == MACHINE.os}.values())
+
+
+(_BEST,) = most_capable(lambda target: None)
+
+
+def quick(target: Target) -> Target:
+    """`native`, and not optimized by LLVM unless it is the most capable: that takes a third of the time.
+
+    Templates are the same for all levels, and optimized for that one. What the optimizer makes of them for
+    the others is run as it is shipped: by the conformance kit, and one model by `e2e/test_levels`.
+    """
+    native(target)
+    if target == _BEST or target.kernels == "c":
+        return target
+    return replace(target, tvm={**target.tvm, "opt-level": 0})
 
 
 def need_runner(target: Target) -> None:
