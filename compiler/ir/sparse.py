@@ -20,6 +20,9 @@ WORD = 4
 SPARE = 16
 # Places of a mask, and lists whose masks lie together.
 MASK, TOGETHER = 16, 4
+# Rows of which half are stored by a byte of bits; and how many of how many consecutive ones these may be.
+PART_ROWS = 8
+HALVED = ((2, 4), (4, 8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +266,79 @@ class MaskedPanels:
         panels, steps = -(-columns // self.width), -(-depth // WORD)
         cut = words.reshape(panels, steps, self.width, WORD).transpose(1, 3, 0, 2)
         return np.ascontiguousarray(cut.reshape(steps * WORD, panels * self.width)[:depth, :columns])
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPanels:
+    """A matrix [K, N] of which every `group` (4 or 8) consecutive rows hold at most `kept`, half of them,
+    in each column.
+
+    As panels of `width` columns, each of which is stored in parts of `PART_ROWS` rows: first a byte for each
+    column, whose bits say which of the rows are there, the first in the lowest, and bytes of zero up to whole
+    words; then of each column the rows that are there, in order, in words: those that fill one lie together,
+    [words][width]. In every group exactly `kept` are there: of zeros, the first that are needed for that. So
+    places do not depend on the bits. Bytes of bits are the lowest first in elements of the matrix's type,
+    whatever the chip. Rows and columns that are lacking to whole parts and panels are zero.
+    """
+
+    kept: int
+    group: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"nm({self.kept}:{self.group},{self.width})"
+
+    def nbytes(self, shape: tuple[int, ...], dtype: DType) -> int:
+        self._require(dtype.bytes)
+        depth, columns = shape
+        panels, parts = -(-columns // self.width), -(-depth // PART_ROWS)
+        return panels * parts * WORD * part_words(self.width, dtype.bytes)
+
+    def _require(self, itemsize: int) -> None:
+        if (self.kept, self.group) not in HALVED or itemsize > WORD:
+            raise ValueError(f"{self} stores half of 4 or of 8 rows of up to 4 bytes, not of {itemsize}")
+
+    def encode(self, plain: Array) -> Array:
+        size = plain.dtype.itemsize
+        self._require(size)
+        depth, columns = plain.shape
+        padded = np.pad(plain, ((0, -depth % PART_ROWS), (0, -columns % self.width)))
+        groups = padded.reshape(-1, self.group, padded.shape[1])
+        if int(np.count_nonzero(groups, axis=1).max(initial=0)) > self.kept:
+            raise ValueError(f"{self}: a group has more than {self.kept} numbers")
+        order = np.sort(np.argsort(groups == 0, axis=1, kind="stable")[:, : self.kept], axis=1)
+        taken = np.zeros(groups.shape, np.bool_)
+        np.put_along_axis(taken, order, True, 1)
+        bits = np.packbits(taken.reshape(-1, PART_ROWS, padded.shape[1]), axis=1, bitorder="little")
+        heads = np.pad(self._panels(bits)[:, :, 0], ((0, 0), (0, 0), (0, -self.width % WORD)))
+        values = np.take_along_axis(groups, order, 1).reshape(-1, PART_ROWS // 2, padded.shape[1])
+        words = self._panels(values).reshape(*heads.shape[:2], size, WORD // size, self.width)
+        tails = np.ascontiguousarray(words.swapaxes(3, 4)).reshape(*heads.shape[:2], -1).view(np.uint8)
+        return np.concatenate([heads, tails], axis=2).reshape(-1).view(plain.dtype)
+
+    def _panels(self, rows: Array) -> Array:
+        """Rows of parts [parts, rows, N] as [panels, parts, rows, width]."""
+        return rows.reshape(*rows.shape[:2], -1, self.width).transpose(2, 0, 1, 3)
+
+    def decode(self, stored: Array, shape: tuple[int, ...]) -> Array:
+        depth, columns = shape
+        size, panels, parts = stored.dtype.itemsize, -(-columns // self.width), -(-depth // PART_ROWS)
+        raw = stored.reshape(-1).view(np.uint8).reshape(panels, parts, WORD * part_words(self.width, size))
+        heads, tails = np.split(raw, [WORD * -(-self.width // WORD)], axis=2)
+        bits = np.unpackbits(heads[:, :, None, : self.width], axis=2, bitorder="little").astype(np.bool_)
+        words = np.ascontiguousarray(tails).view(stored.dtype)
+        words = words.reshape(panels, parts, size, self.width, WORD // size).swapaxes(3, 4)
+        values = words.reshape(panels, parts, PART_ROWS // 2, self.width)
+        # Of a column its rows are in order, so the bits have to be taken column by column.
+        whole = np.zeros((panels, parts, self.width, PART_ROWS), stored.dtype)
+        whole[bits.swapaxes(2, 3)] = values.swapaxes(2, 3).reshape(-1)
+        flat = whole.transpose(1, 3, 0, 2).reshape(parts * PART_ROWS, panels * self.width)
+        return np.ascontiguousarray(flat[:depth, :columns])
+
+
+def part_words(width: int, itemsize: int) -> int:
+    """Words of a part of a panel that is stored as `GroupPanels`, of elements of so many bytes."""
+    return -(-width // WORD) + itemsize * width
 
 
 def _words_of(dtype: np.dtype[Any]) -> tuple[int, np.dtype[Any]]:

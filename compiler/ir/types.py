@@ -16,7 +16,7 @@ import numpy.typing as npt
 from isthmus.ir.dims import Dim, Shape, product, simplify, substitute
 from isthmus.ir.read import NAME, Scanner, TextError, read_dim
 from isthmus.ir.small_floats import from_codes, to_codes
-from isthmus.ir.sparse import NM, Blocks, MaskedPanels
+from isthmus.ir.sparse import NM, Blocks, GroupPanels, MaskedPanels
 
 # The element type is checked at run time, by TensorType.
 Array = npt.NDArray[Any]
@@ -356,6 +356,7 @@ ENCODINGS: Mapping[str, Callable[..., Encoding]] = {
     rf"csr\({_SIZE},{_COUNT}(,masks)?\)": lambda *sizes: _blocks("1", "1", *sizes),
     rf"block\({_SIZE}x{_SIZE},{_SIZE},{_COUNT}(,masks)?\)": lambda *sizes: _blocks(*sizes),
     rf"nm\({_SIZE}:{_SIZE}\)": lambda kept, group: NM(int(kept), int(group)),
+    rf"nm\({_SIZE}:{_SIZE},{_SIZE}\)": lambda *sizes: GroupPanels(*map(int, sizes)),
     rf"nm\(2:4,{_SIZE},{_SIZE}\)": lambda width, lanes: MaskedPanels(int(width), int(lanes)),
 }
 

@@ -33,8 +33,7 @@ class Arithmetic(ABC):
     # Bytes of a word in memory, and rows that are multiplied at once: a tile has a multiple of them.
     word_bytes: ClassVar[int] = 4
     together: ClassVar[int] = 1
-    # Whether weights lie narrower in memory than `add` takes them: `weights` widens them, and `kept` reads
-    # what was widened before.
+    # Whether `weights` widens what lies narrower in memory; `kept` reads what was widened before.
     widened: ClassVar[bool] = False
     # Whether registers may have fewer lanes than the chip's.
     narrow: ClassVar[bool] = False
@@ -67,7 +66,7 @@ class Arithmetic(ABC):
 
     def kept(self, copy: Memory, place: Expr, lanes: int) -> Expr:
         """The same from words that were widened before."""
-        raise NotImplementedError
+        return self.weights(copy, place, lanes)
 
     @abstractmethod
     def factor(self, row: Memory, place: Expr, lanes: int) -> Expr:

@@ -9,6 +9,8 @@ same to the bit.
 Rows are cut into tiles whose heights differ by at most one, so that no row count has a slow remainder;
 every height is compiled in, and chosen at run time. Bias and residual are what accumulators start with.
 What a step of k is, `arithmetic` says: one f32, or a word of several narrower elements. Depths are in steps.
+Weights that are stored narrower than they are multiplied, are widened by the first tile of a panel, a block
+of steps before it multiplies them, into a copy of the panel for the others.
 """
 
 from __future__ import annotations
@@ -71,10 +73,13 @@ def most_depth(target: Target, word_bytes: int = 4) -> int:
     return max(target.caches.l2_bytes // (4 * word_bytes * panel_width(target)) // BLOCK, 1) * BLOCK
 
 
-def copy_words(target: Target, depth: int, arithmetic: type[Arithmetic]) -> int:
-    """Words of scratch of one call, where weights are stored narrower than multiplied: a chunk of a panel."""
-    steps = -(-depth // arithmetic.group)
-    return min(steps, most_depth(target, arithmetic.word_bytes) + BLOCK) * panel_width(target)
+def copy_words(target: Target, depth: int, arithmetic: type[Arithmetic], narrow: bool = False) -> int:
+    """Words of 32 bits of scratch of one call, where weights are stored narrower than multiplied: a chunk of
+    a panel. `narrow`: y is not in f32, and K is not cut."""
+    steps = -(-depth // (arithmetic.group * BLOCK)) * BLOCK
+    if not narrow:
+        steps = min(steps, most_depth(target, arithmetic.word_bytes) + BLOCK)
+    return steps * panel_width(target) * arithmetic.word_bytes // 4
 
 
 def pack(weight: np.ndarray, width: int) -> np.ndarray:
@@ -92,6 +97,7 @@ def kernel(
     rounded: bool = False,
     short: bool = False,
     steps: Steps | None = None,
+    halved: int = 0,
 ) -> Kernel:
     """y[i, j] = act(bias[j] + residual[i, j] + sum_k x[i, k] w[k, j]) for a range of rows and of panels.
 
@@ -100,19 +106,21 @@ def kernel(
     y[rows, n] have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is
     padded to whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch,
     unless it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. `short`: the
-    activation is one of SHORT. Where weights lie narrower than they are multiplied, `copy` follows y, scratch
-    of `copy_words`. `steps`, where ends come late: y are bytes, and what those need comes before k.
+    activation is one of SHORT. `halved`: w is `GroupPanels`, of groups of so many. Where weights lie narrower
+    than they are multiplied, as these do, `copy` follows y, scratch of `copy_words`. `steps`, where ends come
+    late: y are bytes, and what those need comes before k.
     """
     if steps is not None and (rounded or not arithmetic.late):
         raise CompilerBug(f"gemm_{arithmetic.name} makes no bytes")
     known = SHORT if short else ACTIVATIONS
     if activation is not None and activation not in known:
         raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
-    symbol = symbol_of(arithmetic.name, activation, residual, rounded, short, steps)
+    name = f"{arithmetic.name}_{halved // 2}of{halved}" if halved else arithmetic.name
+    symbol = symbol_of(name, activation, residual, rounded, short, steps)
     function, shape = known[activation] if activation else None, tile_of(target, arithmetic)
     return Kernel.deferred(
         target.symbol(symbol),
-        lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded, steps).kernel(),
+        lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded, steps, halved).kernel(),
     )
 
 
@@ -138,10 +146,15 @@ class _Gemm(Ends):
 
     def body(self) -> None:
         k, shape, group = self.k, self.shape, self.arithmetic.group
-        self.line = self.arithmetic.line(k.target.caches.line_bytes)  # words
-        # Steps of K, those of whole words and all, with which panels are laid out.
+        line_bytes = k.target.caches.line_bytes
+        self.line = self.arithmetic.line(line_bytes) if self.parts is None else self.parts.line(line_bytes)
+        # Steps of K, those of whole words and all, and with how many panels are laid out.
         self.steps = self.depth if group == 1 else k.let("whole_steps", k.divide(self.depth, group))
-        self.pitch = self.depth if group == 1 else k.let("all_steps", k.divide_up(self.depth, group))
+        self.all_steps = self.depth if group == 1 else k.let("all_steps", k.divide_up(self.depth, group))
+        self.pitch = self.all_steps
+        if self.parts is not None:
+            each = self.parts.steps
+            self.pitch = k.let("pitch", k.divide_up(self.all_steps, each) * each)
         self.stage = k.stack("stage", shape.rows * self.width)
         rows = k.let("rows", self.row_end - self.row_begin)
         with k.when(rows > 0):
@@ -160,12 +173,10 @@ class _Gemm(Ends):
                 with k.loop("panel", self.panel_begin, self.panel_end) as panel, k.loop("t", 0, tiles) as t:
                     self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
                     self.column = k.let("column", panel * self.width)
-                    self.panel = self.w.at(
-                        self.arithmetic.stored(self._place(panel, self.chunk_begin)), "panel_start"
-                    )
+                    self.panel = self.w.at(self._place(panel, self.chunk_begin), "panel_start")
                     # This tile fetches its share of the next panel, a part in each k step.
-                    share = k.divide(self.chunk_depth, BLOCK) * self.fetches * self.line
-                    self.ahead = self.w.at(self.arithmetic.stored(self._next(panel) + t * share), "ahead")
+                    share = k.divide(self.chunk_depth, BLOCK) * self.fetches
+                    self.ahead = self.w.at(self._next(panel) + self._lines_on(t * share), "ahead")
                     self.leads = k.equal(t, 0)
                     self._any_height(height + k.cast(t < taller, "int64"))
 
@@ -182,7 +193,7 @@ class _Gemm(Ends):
         self.fetches = k.let("fetches", k.select(few, self.each * (BLOCK // STEP), self.burst))
 
     def _lines(self, steps: int) -> int:
-        """Cache lines of a panel in so many steps."""
+        """Cache lines of a panel in so many steps; a line holds `line` words."""
         return -(-steps * self.width // self.line)
 
     def _chunk(self, chunk: Expr, chunks: Expr) -> None:
@@ -201,11 +212,13 @@ class _Gemm(Ends):
         return words if self.arithmetic.group == 1 else words * self.arithmetic.group
 
     def _place(self, panel: Expr, kk: Expr) -> Expr:
-        """Where step kk of a panel lies, in words."""
-        return (panel * self.pitch + kk) * self.width
+        """Where step kk of a panel lies in w."""
+        if self.parts is not None:
+            return self.parts.place(panel * self.pitch + kk)
+        return self.arithmetic.stored((panel * self.pitch + kk) * self.width)
 
     def _next(self, panel: Expr) -> Expr:
-        """Where the words begin that are read after this panel: the next one's, of this chunk or the next.
+        """Where in w begins what is read after this panel: the next one's, of this chunk or the next.
         After the last of all come, most often, those of the next product."""
         k = self.k
         follows = panel + 1 < self.panel_end
@@ -223,6 +236,8 @@ class _Gemm(Ends):
         top = self.shape.rows
         if self.copy is None:
             self._tiles(height, range(1, top + 1), self._weights)
+        elif self.parts is not None:
+            self._tiles(height, range(1, top + 1), self._kept, widens=True)
         else:
             # Several tiles have at least half of the rows of the highest.
             low, high = range(1, top // 2 + 1), range(top // 2, top + 1)
@@ -283,7 +298,7 @@ class _Gemm(Ends):
         with k.loop("kk", blocks * BLOCK, self.chunk_depth) as kk:
             multiply(kk)
         if self.arithmetic.group > 1:
-            with k.when(tirx.And(self.ends, self.pitch > self.steps)):
+            with k.when(tirx.And(self.ends, self.all_steps > self.steps)):
                 self._multiply_rest(accumulators, x_rows, weights_of)
 
     def _possible(self, height: int) -> list[int]:
@@ -315,7 +330,7 @@ class _Gemm(Ends):
 
     def _fetch(self, line: Expr) -> None:
         """A line of the tile's part of what is read next, into the second-level cache."""
-        self.ahead.prefetch(self._stored(line, self.line, 0), level=2)
+        self.ahead.prefetch(self._lines_on(line), level=2)
 
     def _prefetch_residual(self, rows: int) -> None:
         """What the next tile starts with."""
@@ -351,6 +366,12 @@ class _Gemm(Ends):
         places = [self._stored(kk, self.width, j * self.lanes) for j in range(self.shape.vectors)]
         return [self.arithmetic.weights(self.panel, place, self.lanes) for place in places]
 
+    def _lines_on(self, lines: Expr) -> Expr:
+        """Elements of w in so many lines."""
+        if self.parts is not None:
+            return lines * self.parts.line_elements(self.k.target.caches.line_bytes)
+        return self._stored(lines, self.line, 0)
+
     def _stored(self, times: Expr, words: int, more: int) -> Expr:
         """Elements of a panel that times * words + more words take: without a division in loops."""
         if self.copy is None:
@@ -361,6 +382,11 @@ class _Gemm(Ends):
         """The first tile of a panel puts steps of it into the copy, as products take them."""
         assert self.copy is not None
         k = self.k
+        if self.parts is not None:
+            each = self.parts.steps
+            with k.when(self.leads), k.loop("part", k.divide(begin, each), k.divide(end, each)) as part:
+                self.parts.widen(self.panel, self.copy, part)
+            return
         with k.when(self.leads), k.loop("widened", begin, end) as kk:
             for vector, weights in enumerate(self._weights(kk)):
                 self.copy.store(self._elements(kk * self.width + vector * self.lanes), weights)

@@ -13,6 +13,7 @@ from typing import ClassVar
 from isthmus.kernels.arithmetic import Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, lanes_of
 from isthmus.kernels.byte_steps import ByteSteps, Steps
+from isthmus.kernels.halved import Halved
 from isthmus.kernels.math import Function
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, panel_width
@@ -40,6 +41,7 @@ class Parameters:
         arithmetic: type[Arithmetic],
         rounded: bool,
         steps: Steps | None,
+        halved: int = 0,
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.activation = activation
@@ -51,7 +53,8 @@ class Parameters:
         self.residual = k.input("residual") if residual else None
         self.rounded = rounded
         self.y = k.output("y", "uint16" if rounded else steps.dtype if steps is not None else "float32")
-        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened else None
+        self.parts = Halved(k, arithmetic, panel_width(target.vector), halved) if halved else None
+        self.copy = k.output("copy", arithmetic.w) if arithmetic.widened or halved else None
         self.bytes = ByteSteps(k, steps) if steps is not None else None
         self.depth = k.size("k")
         self.columns = k.size("n")
@@ -92,8 +95,9 @@ class Ends(Parameters):
         arithmetic: type[Arithmetic],
         rounded: bool,
         steps: Steps | None,
+        halved: int = 0,
     ) -> None:
-        super().__init__(symbol, target, activation, residual, arithmetic, rounded, steps)
+        super().__init__(symbol, target, activation, residual, arithmetic, rounded, steps, halved)
         self.shape = shape
         self.lanes = shape.lanes
         self.width = panel_width(target.vector)

@@ -7,7 +7,7 @@ from functools import partial
 
 from isthmus.ir.dims import Dim, Shape, product
 from isthmus.ir.graph import Value
-from isthmus.ir.sparse import Blocks
+from isthmus.ir.sparse import Blocks, GroupPanels
 from isthmus.ir.types import DType, Interleaved, Panels
 from isthmus.kernels import attention as attention_kernels
 from isthmus.kernels import (
@@ -19,7 +19,7 @@ from isthmus.kernels import (
     softmax,
     sparse,
 )
-from isthmus.kernels.arithmetic import F32, HalfWeights, bf16_of
+from isthmus.kernels.arithmetic import F32, Arithmetic, HalfWeights, bf16_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.lowering import lines, ragged
 from isthmus.lowering.expressions import NestBuilder
@@ -50,9 +50,14 @@ def _linear(state: Lowering, value: Value) -> None:
     if isinstance(w.t.encoding, Blocks):
         _sparse_linear(state, value, w.t.encoding)
         return
-    if not isinstance(w.t.encoding, Panels | Interleaved):
+    stored = w.t.encoding
+    if not isinstance(stored, Panels | Interleaved | GroupPanels):
         raise not_on_target(value, state.target, "its weight is not packed")
-    _call_product(state, value, _product_kernel(state, value), w.t.encoding.width)
+    scratch: list[Arg] = []
+    if isinstance(stored, GroupPanels):
+        depth, arithmetic = w.t.static_shape[0], _arithmetic(state, value)
+        scratch = [Scratch(gemm.copy_words(state.target, depth, arithmetic, value.attr("rounded")))]
+    _call_product(state, value, _product_kernel(state, value), stored.width, scratch)
 
 
 def _call_product(
@@ -92,17 +97,23 @@ def _call_product(
 
 def _product_kernel(state: Lowering, value: Value) -> Kernel:
     """The kernel of a linear, by its element types and what the target has for them."""
-    x, w, bias, *residual = value.args
+    w, residual = value.args[1], value.args[3:]
     activation = None if value.attr("activation") == "none" else value.attr("activation")
     rounded = value.attr("rounded")
-    target = state.target
-    if x.dtype is not DType.BF16 or bias.dtype is not DType.F32:
-        require_f32(value, target, [x, bias, *residual])
-        arithmetic = HalfWeights if w.dtype is DType.F16 else F32
-        return gemm.kernel(target, activation, bool(residual), arithmetic, rounded)
-    if target.multiplies_in_tiles("bf16"):
+    target, arithmetic = state.target, _arithmetic(state, value)
+    halved = w.t.encoding.group if isinstance(w.t.encoding, GroupPanels) else 0
+    if not halved and value.args[0].dtype is DType.BF16 and target.multiplies_in_tiles("bf16"):
         return gemm_tiles.kernel(target, activation, bool(residual), rounded)
-    return gemm.kernel(target, activation, bool(residual), bf16_of(target), rounded)
+    return gemm.kernel(target, activation, bool(residual), arithmetic, rounded, halved=halved)
+
+
+def _arithmetic(state: Lowering, value: Value) -> type[Arithmetic]:
+    """How a linear is multiplied, by its element types."""
+    x, w, bias, *residual = value.args
+    if x.dtype is DType.BF16 and bias.dtype is DType.F32:
+        return bf16_of(state.target)
+    require_f32(value, state.target, [x, bias, *residual])
+    return HalfWeights if w.dtype is DType.F16 else F32
 
 
 def _sparse_linear(state: Lowering, value: Value, stored: Blocks) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from isthmus.ir.dims import Dim
 from isthmus.ir.graph import Value
-from isthmus.ir.sparse import Blocks, MaskedPanels
+from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import (
     block_bytes,
@@ -51,11 +52,15 @@ def _columns(state: Lowering, value: Value, width: int) -> Pointer:
     return Pointer(view.buffer)
 
 
-def _arithmetic(state: Lowering, value: Value, stored: Interleaved | Blocks | MaskedPanels) -> type[Bytes]:
+# How matrices of integer_linear are stored.
+Matrix: TypeAlias = Interleaved | Blocks | GroupPanels | MaskedPanels
+
+
+def _arithmetic(state: Lowering, value: Value, stored: Matrix) -> type[Bytes]:
     """The products of a matrix that is stored like this."""
     if isinstance(stored, Blocks):
         return words_of(state.target)
-    if isinstance(stored, Interleaved):
+    if not isinstance(stored, MaskedPanels):
         return arithmetic_of(state.target)
     if not state.target.expands_bytes:
         raise not_on_target(value, state.target, "two of four bytes are stored")
@@ -65,7 +70,7 @@ def _arithmetic(state: Lowering, value: Value, stored: Interleaved | Blocks | Ma
 def _integer_linear(state: Lowering, value: Value) -> None:
     x, w, offset, x_scale, w_scale, bias, *residual = value.args
     stored = w.t.encoding
-    if not isinstance(stored, Interleaved | Blocks | MaskedPanels):
+    if not isinstance(stored, Matrix):
         raise not_on_target(value, state.target, "its weight is not packed")
     arithmetic = _arithmetic(state, value, stored)
     if x.dtype.c != C_TYPES[arithmetic.x]:
@@ -89,12 +94,14 @@ def _integer_linear(state: Lowering, value: Value) -> None:
         if isinstance(stored, Interleaved) and state.target.multiplies_in_tiles("u8"):
             kernel = gemm_tiles.byte_kernel(state.target, activation, bool(residual), short, steps)
         else:
+            halved = stored.group if isinstance(stored, GroupPanels) else 0
             kernel = gemm.kernel(
-                state.target, activation, bool(residual), arithmetic, short=short, steps=steps
+                state.target, activation, bool(residual), arithmetic, short=short, steps=steps, halved=halved
             )
         width = stored.width
-        if arithmetic.widened:
-            scratch = [Scratch(gemm.copy_words(state.target, k, arithmetic))]
+        if not isinstance(stored, Interleaved):
+            words = gemm.copy_words(state.target, k, arithmetic, narrow=steps is not None)
+            scratch = [Scratch(words)]
     source, rows, ldx = state.rows(x)
     others = [state.rows(r) for r in residual]
     scale, lds = _scale(state, x_scale)

@@ -24,7 +24,7 @@ from isthmus.ir.graph import Program
 from isthmus.machine import Machine
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.choose import matrix_of
-from isthmus.passes.sparsify.costs import EVEN, HALVES, Form, candidates, step_of
+from isthmus.passes.sparsify.costs import EVEN, Form, candidates, step_of
 from isthmus.passes.sparsify.decisions import Decision, Record, Sizes, mark
 from isthmus.passes.sparsify.patterns import pattern_of
 from isthmus.runtime import load
@@ -135,7 +135,7 @@ def _of_level(shared: Shared, level: Target, options: Options) -> Record:
 
 def _least(form: Form | None) -> float:
     """Times the speed of dense that are worth it."""
-    return EVEN if form == HALVES else GAIN
+    return EVEN if isinstance(form, str) else GAIN
 
 
 def _layers(program: Program, target: Target, sizes: Sizes) -> list[_Layer]:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from isthmus.ir.graph import Program, Value
-from isthmus.ir.sparse import Blocks, MaskedPanels
+from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.weights import Weight
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.choose import ChooseSparse, matrix_of
 from isthmus.passes.sparsify.costs import (
-    HALVES,
+    GROUP_OF,
     Form,
     candidates,
     dense_slots,
@@ -26,7 +26,9 @@ from isthmus.target import Target
 
 DENSE = "dense"
 BY_COST = ChooseSparse()
-_STORED = re.compile(r"dense$|csr\(|(nm)\(2:4,|block\((\d+)x(\d+),")
+# Encodings of matrices without their zeros.
+SPARSE = Blocks | GroupPanels | MaskedPanels
+_STORED = re.compile(rf"dense$|csr\(|nm\(({'|'.join(GROUP_OF)}),|block\((\d+)x(\d+),")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ def _layer(
     rows = rows if recorded is None else recorded.rows
     step = step_of(weight.type.dtype, target)
     predicted: float | None = None
-    if step is not None and isinstance(stored, Blocks | MaskedPanels):
+    if step is not None and isinstance(stored, SPARSE):
         dense = dense_slots((depth, columns), rows, target.vector, step)
         predicted = dense / slots(stored, (depth, columns), rows, target.vector, step)
     elif step is not None:
@@ -93,7 +95,7 @@ def _layer(
         (depth, columns),
         pattern.density,
         str(pattern),
-        str(stored) if isinstance(stored, Blocks | MaskedPanels) else DENSE,
+        str(stored) if isinstance(stored, SPARSE) else DENSE,
         size,
         depth * columns * weight.type.dtype.bytes,
         predicted,
@@ -135,6 +137,6 @@ def decision_of(plain: Mapping[str, Any]) -> Decision:
         raise ValueError(f"{stored!r} is no way to store a matrix")
     form: Form | None = (int(found[2] or 1), int(found[3] or 1))
     if found[1] or stored == DENSE:
-        form = HALVES if found[1] else None
+        form = next((half for half in GROUP_OF if half == found[1]), None)
     gain = plain["measured_gain"]
     return Decision(str(plain["matrix"]), form, int(plain["rows"]), None if gain is None else float(gain))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isthmus.ir.sparse import NM, Blocks, MaskedPanels
+from isthmus.ir.sparse import HALVED, NM, Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import DType, Encoding, TensorType, parse_type
 from isthmus.ir.weights import Weight
 
@@ -160,3 +160,47 @@ def halves(rng: np.random.Generator, depth: int, columns: int) -> np.ndarray:
     order = np.argsort(rng.random((-(-depth // 4), 4, columns)), axis=1)
     kept = (order < rng.integers(0, 3, (1, 1, columns))).reshape(-1, columns)[:depth]
     return np.where(kept, rng.integers(-128, 128, (depth, columns)), 0).astype(np.int8)
+
+
+@pytest.mark.parametrize("width", [48, 8, 3, 2])
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 48), (7, 49), (64, 100), (131, 7)])
+@pytest.mark.parametrize(("kept", "group"), HALVED)
+@pytest.mark.parametrize("dtype", [np.float32, DType.BF16.numpy, np.int8])
+def test_group_panels_hold_half(
+    dtype: np.dtype[np.generic], kept: int, group: int, shape: tuple[int, int], width: int
+) -> None:
+    rng = np.random.default_rng(shape[0] + width)
+    whole = rng.integers(-9, 10, (-(-shape[0] // group), group, shape[1]))
+    whole[np.argsort(rng.random(whole.shape), axis=1) >= rng.integers(0, kept + 1, whole[:, :1].shape)] = 0
+    plain = whole.reshape(-1, shape[1])[: shape[0]].astype(dtype)
+    stored = check(GroupPanels(kept, group, width), plain)
+    size, parts = plain.itemsize, -(-shape[0] // 8) * -(-shape[1] // width)
+    assert stored.nbytes == parts * (-(-width // 4) * 4 + 4 * size * width)
+    # Half of the bits of every column are set, whatever the matrix holds.
+    bits = stored.reshape(-1).view(np.uint8).reshape(parts, -1)[:, :width]
+    assert (np.unpackbits(bits[..., None], axis=2).sum(axis=2) == 4).all()
+    check(GroupPanels(kept, group, width), np.zeros(shape, dtype))
+
+
+@pytest.mark.parametrize(("dtype", "share"), [(DType.F32, 17 / 32), (DType.BF16, 9 / 16), (DType.I8, 5 / 8)])
+def test_what_half_of_a_matrix_takes(dtype: DType, share: float) -> None:
+    for kept, group in HALVED:
+        assert GroupPanels(kept, group, 48).nbytes((384, 1536), dtype) == share * 384 * 1536 * dtype.bytes
+
+
+def test_group_panels_byte_by_byte() -> None:
+    """One panel of two columns: the bits of both, then what is stored of either, word by word."""
+    plain = np.array([[0, 5], [7, 0], [0, 0], [-1, 6], [1, 0], [0, 0], [0, 0], [0, 8]], np.int8)
+    expected = [0b0011_1010, 0b1001_1001, 0, 0, 7, 255, 1, 0, 5, 6, 0, 8]
+    assert GroupPanels(2, 4, 2).encode(plain).view(np.uint8).tolist() == expected
+    floats = GroupPanels(4, 8, 2).encode(plain.astype(np.float32))
+    assert floats.view(np.uint8)[:4].tolist() == [0b0001_1011, 0b1000_1011, 0, 0]
+    assert floats[1:].tolist() == [0, 5, 7, 0, -1, 6, 1, 8]
+
+
+def test_group_panels_refuse_more_and_others() -> None:
+    with pytest.raises(ValueError, match="more than 2"):
+        GroupPanels(2, 4, 2).encode(np.ones((3, 1), np.int8))
+    for kept, group, dtype in ((2, 8, DType.F32), (1, 2, DType.F32), (2, 4, DType.F64)):
+        with pytest.raises(ValueError, match="stores half"):
+            GroupPanels(kept, group, 2).nbytes((4, 4), dtype)

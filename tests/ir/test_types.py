@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from isthmus.ir import small_floats
 from isthmus.ir.dims import minimum, symbol
 from isthmus.ir.graph import TypeMismatch
-from isthmus.ir.sparse import NM, Blocks, MaskedPanels
+from isthmus.ir.sparse import NM, Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import (
     DType,
     Encoding,
@@ -39,6 +39,7 @@ encodings = (
     | sizes.map(Padded)
     | st.builds(Blocks, sizes, sizes, sizes, st.integers(0, 999), st.booleans())
     | st.builds(NM, sizes, sizes)
+    | st.builds(GroupPanels, sizes, sizes, sizes)
     | st.builds(MaskedPanels, sizes, sizes)
     | st.builds(Interleaved, st.integers(1, 64), st.integers(1, 8))
 )

@@ -14,7 +14,7 @@ from isthmus.ir.dims import evaluate_dim
 from isthmus.ir.dims import product as size_of
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program, walk
-from isthmus.ir.sparse import MASK, Blocks, MaskedPanels
+from isthmus.ir.sparse import HALVED, MASK, Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import DType
 from isthmus.ir.verify import check
 from isthmus.kernels import sparse
@@ -31,7 +31,7 @@ from isthmus.tools.samples import storable
 
 Arrays = Mapping[str, np.ndarray]
 # Products with matrices that have zeros.
-ZEROS = [case for case in all_cases() if "sparse" in case.name or "2:4" in case.name]
+ZEROS = [case for case in all_cases() if any(w in case.name for w in ("sparse", "by 2:4", "by 4:8"))]
 # A few of everything: enough to see how the kit judges.
 SOME = [
     case
@@ -79,7 +79,7 @@ def kinds_of_chips() -> list[Target]:
 
 @pytest.mark.parametrize("target", kinds_of_chips(), ids=lambda target: target.name)
 def test_every_way_to_store_zeros_is_in_it(target: Target) -> None:
-    """Every shape of block of every type, and whatever else the chip has: two of four bytes, and masks."""
+    """Every shape of block of every type, halves of four and of eight, and masks where the chip has them."""
     whole, arrays = program(ZEROS)
     lead = dict(zip(SIZES, arrays["sizes"].shape, strict=True))
     found: set[str] = set()
@@ -89,7 +89,9 @@ def test_every_way_to_store_zeros_is_in_it(target: Target) -> None:
             continue
         stored, dtype = weight.type.encoding, weight.type.dtype
         if isinstance(stored, MaskedPanels):
-            found.add("two of four")
+            found.add(f"{dtype} 2:4")
+        if isinstance(stored, GroupPanels):
+            found.add(f"{dtype} {stored.kept}:{stored.group}")
         if not isinstance(stored, Blocks):
             continue
         found.add(f"{dtype} {stored.outputs}x{stored.inputs}")
@@ -110,7 +112,7 @@ def test_every_way_to_store_zeros_is_in_it(target: Target) -> None:
     }
     masked = {DType.F32, DType.I8} - dense if target.reads_masks(1, 1) else set()
     wanted |= {f"{dtype} by masks" for dtype in masked}
-    wanted |= {"two of four"} if target.expands_bytes and DType.I8 not in dense else set()
+    wanted |= {f"{dtype} {kept}:{group}" for dtype in rows_of.keys() - dense for kept, group in HALVED}
     assert found >= wanted, f"not in the kit: {', '.join(sorted(wanted - found))}"
 
 

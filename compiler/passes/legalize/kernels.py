@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.graph import Graph, Program, Value
 from isthmus.ir.rewrite import Rule, Watch
-from isthmus.ir.sparse import Blocks, MaskedPanels
+from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Panels
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import attention, layer_norm, linear, rms_norm
@@ -61,10 +61,10 @@ def _problems(node: Value, target: Target) -> Iterator[Problem]:
 
 
 def _shape_reason(node: Value) -> str | None:
-    known = Interleaved | Blocks | MaskedPanels
-    if node.op is integer_linear and not isinstance(node.args[1].t.encoding, known):
+    known = Interleaved | Blocks | GroupPanels
+    if node.op is integer_linear and not isinstance(node.args[1].t.encoding, known | MaskedPanels):
         return "the matrix of an integer_linear is not a constant"
-    if node.op is linear and not isinstance(node.args[1].t.encoding, Panels | Interleaved | Blocks):
+    if node.op is linear and not isinstance(node.args[1].t.encoding, known | Panels):
         return "the matrix of a linear is not a constant"
     if node.op in (layer_norm, rms_norm) and not isinstance(node.shape[-1], int):
         return f"{node.op.name} over {node.shape[-1]} elements: the number has to be known"

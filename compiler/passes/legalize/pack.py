@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.sparse import Blocks, MaskedPanels
+from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.types import DType, Encoding, Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import block_linear, integer_block_linear, integer_linear, quantize_rows
@@ -61,19 +61,11 @@ class _Packer:
 
     def wanted(self, node: Value) -> Mapping[int, Encoding | None]:
         """How the kernel of `node` reads its constant arguments, by position."""
-        if node.op is linear and isinstance(stored := node.args[1].t.encoding, Blocks):
-            return {1: stored, 2: Padded(max(self.lanes, stored.outputs))}
-        if node.op is linear and node.args[1].dtype is DType.BF16:
-            return {1: Interleaved(self.narrow, 4 // DType.BF16.bytes), 2: Padded(self.narrow)}
         if node.op is linear:
-            return {1: Panels(self.width), 2: Padded(self.width)}
+            matrix, whole = self._matrix(node.args[1])
+            return {1: matrix, 2: whole}
         if node.op is integer_linear:
-            whole = Padded(self.bytes)
-            matrix: Encoding = Interleaved(self.bytes, self.word)
-            if isinstance(stored := node.args[1].t.encoding, Blocks):
-                matrix, whole = stored, Padded(max(self.lanes, stored.outputs))
-            elif isinstance(stored, MaskedPanels):
-                matrix, whole = stored, Padded(self.width)
+            matrix, whole = self._matrix(node.args[1])
             return {1: matrix, 2: whole, 3: None, 4: whole, 5: whole}
         if node.op in (block_linear, integer_block_linear):
             return self._in_blocks(node)
@@ -91,6 +83,19 @@ class _Packer:
             return {1: narrow, 2: Panels(self.width), 3: None, 4: Padded(self.width)}
         matrix = SmallFloats(self.width) if node.attr("floats") else narrow
         return {1: matrix, 2: Panels(self.width), 3: Padded(self.width)}
+
+    def _matrix(self, value: Value) -> tuple[Encoding, Padded]:
+        """How a product reads its matrix, and vectors of its columns."""
+        match value.t.encoding:
+            case Blocks() as stored:
+                return stored, Padded(max(self.lanes, stored.outputs))
+            case GroupPanels() | MaskedPanels() as stored:
+                return stored, Padded(stored.width)
+        if value.dtype is DType.BF16:
+            return Interleaved(self.narrow, 4 // DType.BF16.bytes), Padded(self.narrow)
+        if value.dtype is DType.I8:
+            return Interleaved(self.bytes, self.word), Padded(self.bytes)
+        return Panels(self.width), Padded(self.width)
 
     def stored(self, value: Value, encoding: Encoding | None) -> Value:
         if not is_constant(value) or value.t.encoding == encoding is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.sparse import WORD, Blocks, MaskedPanels
+from isthmus.ir.sparse import WORD, Blocks, GroupPanels, MaskedPanels
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.movement import full
@@ -17,6 +17,7 @@ from isthmus.passes.quantize.layers import products
 from isthmus.passes.sparsify.costs import (
     BALANCE,
     EVEN,
+    GROUP_OF,
     HALVES,
     Candidate,
     Form,
@@ -94,7 +95,7 @@ class ChooseSparse:
         return next((way.form for way in ways if self._wins(way)), None)
 
     def _wins(self, way: Candidate) -> bool:
-        if way.form == HALVES:
+        if isinstance(way.form, str):
             return way.gain >= EVEN
         return way.gain >= self.gain and way.balance >= BALANCE
 
@@ -115,14 +116,17 @@ def _zeros(node: Value) -> Weight | None:
     )
 
 
-def encoding_of(weight: Weight, target: Target, form: Form) -> Blocks | MaskedPanels:
+def encoding_of(weight: Weight, target: Target, form: Form) -> Blocks | GroupPanels | MaskedPanels:
     """How `weight` is stored for `target` in this form."""
-    if form == HALVES:
-        return MaskedPanels(panel_width(target.vector), target.vector.lanes(32))
+    step = step_of(weight.type.dtype, target)
+    if isinstance(form, str):
+        width, group = panel_width(target.vector), GROUP_OF[form]
+        if form == HALVES[4] and step is not None and step.expands:
+            return MaskedPanels(width, target.vector.lanes(32))
+        return GroupPanels(group // 2, group, width)
     outputs, inputs = form
     plain = weight.read()
     group = WORD // weight.type.dtype.bytes
     window = sparse_window(target.vector, outputs, inputs // group, -(-plain.shape[0] // group))
-    step = step_of(weight.type.dtype, target)
     masked = step is not None and step.masks and target.reads_masks(outputs, inputs // group)
     return Blocks.of(plain, window * group, outputs, inputs, masked)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from isthmus.ir.sparse import WORD, Blocks, MaskedPanels
+from isthmus.ir.sparse import PART_ROWS, WORD, Blocks, GroupPanels, MaskedPanels, part_words
 from isthmus.ir.types import DType
 from isthmus.passes.sparsify.patterns import BLOCKS_OF, Pattern
 from isthmus.target import Target, VectorUnit, sparse_vectors, sparse_window
@@ -31,8 +31,11 @@ FEW_BLOCK_SLOTS, FEW_LIST_SLOTS, FEW_COLUMN_SLOTS = 0.5, 15.0, 4.0
 MASK_SLOTS, MASK_ROW_SLOTS = 3.4, 1.0
 # Bytes of a dense matrix that no cache is expected to hold, and rows below which memory is waited for.
 MEMORY_BYTES, MEMORY_ROWS = 16 << 20, 10
-# Of a matrix of which two of four bytes are stored: slots of widening a vector once for many rows, and the
-# most rows that are few: they widen in registers. What that takes of the time of dense, and what is left of
+# Of a matrix of which half is stored: slots of widening a vector of words once for all rows, by selects, in
+# groups of 4 and of 8, of words of so many elements.
+SELECT_SLOTS = {1: {4: 3.5, 8: 5.0}, 2: {4: 8.0, 8: 10.0}, 4: {4: 19.0, 8: 23.0}}
+# The same with bytes that an instruction puts in places, and the most rows that are few: they widen in
+# registers. What that takes of the time of dense, and what is left of
 # the wait for weights, where there are so many bytes of them that no cache near the core holds them.
 WIDEN_SLOTS = 2.2
 HALVES_ROWS = 4
@@ -48,14 +51,16 @@ MANY = 1 << 16
 class Step:
     """One step of K: how many elements it takes, and slots for a vector of it in either product.
 
-    `halves`: there are products of matrices of which two of four elements are stored. `masks`: blocks of one
-    word have masks. `narrow`: a few rows may take a part of a vector.
+    `halved`: there are products of matrices of which half is stored; `expands`: an instruction puts two of
+    four in their places. `masks`: blocks of one word have masks. `narrow`: a few rows may take a part of a
+    vector.
     """
 
     group: int = 1
     dense: float = 1.0
     sparse: float = 1.0
-    halves: bool = False
+    halved: bool = True
+    expands: bool = False
     masks: bool = False
     narrow: bool = True
 
@@ -83,24 +88,26 @@ def step_of(dtype: DType, target: Target) -> Step | None:
     if products.neighbours == 2:
         return Step(WORD, 2, 5, masks=masks)
     if target.multiplies_in_tiles("u8"):
-        return Step(WORD, 0.3, masks=masks)
+        return Step(WORD, 0.3, halved=False, masks=masks)
     if products.neighbours == WORD:
-        return Step(WORD, halves=target.expands_bytes, masks=masks)
+        return Step(WORD, expands=target.expands_bytes, masks=masks)
     return Step(WORD, 0.5, 1 if products.quads else 11)
 
 
 def _pairs(target: Target) -> Step:
     """A step of two bf16. Where there are tiles, the instruction for pairs is slow."""
     if target.multiplies_in_tiles("bf16"):
-        return Step(2, 0.2, 4)
+        return Step(2, 0.2, 4, halved=False)
     return Step(2, narrow=False) if target.instruction("dot_bf16") else Step(2, 2, 3, narrow=False)
 
 
-# How zeros are left out: in blocks of outputs x inputs, or two of four inputs of each output.
-Form: TypeAlias = tuple[int, int] | Literal["2:4"]
-HALVES: Literal["2:4"] = "2:4"
-# Times the speed of dense that are as good as its speed, where half of the bytes are stored.
-EVEN = 0.98
+# How zeros are left out: in blocks of outputs x inputs, or half of a few neighbouring inputs of each output.
+Half: TypeAlias = Literal["2:4", "4:8"]
+Form: TypeAlias = tuple[int, int] | Half
+HALVES: dict[int, Half] = {4: "2:4", 8: "4:8"}
+GROUP_OF = {form: group for group, form in HALVES.items()}
+# Times the speed of dense that are as good as its speed, where half is stored.
+EVEN = 0.97
 # Where rows may be few: the least product of what is gained with the most of them and with the worst number.
 BALANCE = 0.9
 # Rows above which more of them are never worse.
@@ -130,12 +137,12 @@ def candidates(
         return ()
     blocks = found.blocks or {(1, step.group): 0}
     forms: list[Form] = [shape for shape in blocks if shape in BLOCKS_OF[step.group]]
-    if found.halves and step.halves:
-        forms.append(HALVES)
+    if found.halved and step.halved:
+        forms.append(HALVES[found.halved])
     least = rows if fewest is None or not found.numbers else fewest
     made = []
     for form in forms:
-        count = 0 if form == HALVES else blocks[form]
+        count = 0 if isinstance(form, str) else blocks[form]
         gains = [
             dense_slots(found.shape, many, vector, step)
             / _slots(form, found.shape, many, vector, count, step)
@@ -148,15 +155,20 @@ def candidates(
 def _slots(
     form: Form, shape: tuple[int, int], rows: int, vector: VectorUnit, blocks: int, step: Step
 ) -> float:
-    if form == HALVES:
-        return halves_slots(shape, rows, vector, step)
+    if isinstance(form, str):
+        return halves_slots(form, shape, rows, vector, step)
     return sparse_slots(shape, rows, vector, *form, blocks, step)
 
 
-def halves_slots(shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step) -> float:
+def halves_slots(form: Half, shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step) -> float:
     """Slots of the dense product whose weights are widened as they are read."""
     waits = waiting_rows(shape, step)
-    if rows > HALVES_ROWS:
+    if form != HALVES[4] or not step.expands:
+        size = WORD // step.group
+        read = waits * part_words(WORD, size) / (PART_ROWS // step.group * WORD)
+        widened = SELECT_SLOTS[step.group][GROUP_OF[form]] / step.dense
+        each = max(rows + widened, read)
+    elif rows > HALVES_ROWS:
         each = max(rows + WIDEN_SLOTS, waits)
     elif shape[0] * shape[1] < FAR_BYTES:
         each = max(rows, waits) * HALVES_NEAR
@@ -237,13 +249,14 @@ def few_slots(
 
 
 def slots(
-    stored: Blocks | MaskedPanels,
+    stored: Blocks | GroupPanels | MaskedPanels,
     shape: tuple[int, int],
     rows: int,
     vector: VectorUnit,
     step: Step = FLOATS,
 ) -> float:
     """Slots of the product with a matrix that is stored like this."""
-    if isinstance(stored, MaskedPanels):
-        return halves_slots(shape, rows, vector, step)
+    if not isinstance(stored, Blocks):
+        group = stored.group if isinstance(stored, GroupPanels) else 4
+        return halves_slots(HALVES[group], shape, rows, vector, step)
     return sparse_slots(shape, rows, vector, stored.outputs, stored.inputs, 2 * stored.pairs, step)

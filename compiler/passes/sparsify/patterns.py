@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from isthmus.ir.sparse import HALVED
 from isthmus.ir.types import Array
 from isthmus.ir.weights import Weight
 
@@ -24,8 +25,9 @@ class Pattern:
     """A matrix [K, N]: how many numbers are not zero, and what shape the zeros have.
 
     `blocks` says for each shape of block how many are not all zero; `group` is (n, m) when every m
-    consecutive rows hold at most n numbers of each column, n <= m / 2. `halves`: every 4 of them hold at most
-    2, if the matrix went on with zeros. `empty_inputs` rows and `empty_outputs` columns hold nothing.
+    consecutive rows hold at most n numbers of each column, n <= m / 2. `halved`: the least number of rows, of
+    those whose halves can be stored, of which at most half are numbers, if the matrix went on with zeros; 0
+    if there is none. `empty_inputs` rows and `empty_outputs` columns hold nothing.
     """
 
     shape: tuple[int, int]
@@ -34,7 +36,7 @@ class Pattern:
     group: tuple[int, int] | None = None
     empty_inputs: int = 0
     empty_outputs: int = 0
-    halves: bool = False
+    halved: int = 0
 
     @property
     def density(self) -> float:
@@ -97,8 +99,15 @@ def pattern(plain: Array) -> Pattern:
         _group(present),
         depth - int(np.count_nonzero(present.any(axis=1))),
         columns - int(np.count_nonzero(present.any(axis=0))),
-        int(np.pad(present, ((0, -depth % 4), (0, 0))).reshape(-1, 4, columns).sum(axis=1).max()) <= 2,
+        next((group for kept, group in HALVED if _most(present, group) <= kept), 0),
     )
+
+
+def _most(present: Array, group: int) -> int:
+    """The most numbers that so many consecutive rows hold, if the matrix went on with zeros."""
+    depth, columns = present.shape
+    whole = np.pad(present, ((0, -depth % group), (0, 0)))
+    return int(whole.reshape(-1, group, columns).sum(axis=1).max())
 
 
 def _blocks(present: Array, outputs: int, inputs: int) -> int:

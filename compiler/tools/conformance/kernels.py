@@ -23,7 +23,7 @@ from isthmus.ops.integer import (
 from isthmus.ops.quantize import dequantize, limits, quantize, row_scale
 from isthmus.passes.legalize.layout import Layout, layout_of
 from isthmus.tools.conformance.cases import SUM, Case, Maker
-from isthmus.tools.conformance.zeros import sparse_bytes, sparse_floats
+from isthmus.tools.conformance.zeros import halved_floats, sparse_bytes, sparse_floats
 
 B, N = symbol("b"), symbol("n")
 
@@ -32,6 +32,7 @@ def kernel_cases() -> Iterator[Case]:
     """All of them."""
     yield from _linear()
     yield from sparse_floats()
+    yield from halved_floats()
     yield from _attention()
     yield from _ragged()
     yield from _norms()

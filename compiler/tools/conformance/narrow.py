@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 
 from isthmus.ir.graph import Value, constant
+from isthmus.ir.sparse import HALVED
 from isthmus.ir.types import DType
 from isthmus.ops import nn, pointwise
 from isthmus.ops.integer import block_linear, integer_linear
 from isthmus.passes.sparsify.patterns import BLOCKS_OF
 from isthmus.tools.conformance.cases import SUM, Case, Maker
-from isthmus.tools.conformance.zeros import without_most
+from isthmus.tools.conformance.zeros import few_of_many, half_of, without_most
 
 # A quantum of bytes in queries, keys, values and powers, a unit of bf16: in a hundred there are several.
 ROUNDED = 3e-2
@@ -83,21 +85,29 @@ def _linear() -> Iterator[Case]:
 
 
 # Rows, activation, residual, rounded.
-_EPILOGUES = (("1", "none", False, False), ("b,n", "relu", True, False), ("m,n", "gelu", False, True))
+_EPILOGUES = (("none", False, False), ("relu", True, False), ("gelu", False, True))
 
 
 def _sparse() -> Iterator[Case]:
-    """Matrices with so many zeros that they are stored without, in each shape of block."""
+    """Matrices with so many zeros that they are stored without, in each shape of block, or by halves."""
     for outputs, inputs in BLOCKS_OF[2]:
-        for rows, activation, residual, rounded in _EPILOGUES:
-            tail = f"{'+residual' * residual}{' rounded' * rounded}"
-            name = f"sparse linear bf16 of {outputs}x{inputs} blocks {activation}{tail} [{rows},131]"
-            maker = Maker("bf16", name)
-            x = maker.floats(f"bf16[{rows},131]")
-            rest = [maker.floats(f"f32[{rows},70]")] if residual else []
-            w = _bf16(without_most(maker.weight(131, 70, scale=0.2), outputs, inputs, of=24))
-            value = nn.linear(x, w, maker.weight(70), *rest, activation=activation, rounded=rounded)
-            yield maker.case(value, None if rounded else SUM)
+        what = f"sparse linear bf16 of {outputs}x{inputs} blocks"
+        without = partial(without_most, outputs=outputs, inputs=inputs, of=24)
+        yield from _with_zeros(what, without, ("1", "b,n", "m,n"))
+    many = [few_of_many(rows) for rows in (1, 5, 30)]
+    for kept, group in HALVED:
+        yield from _with_zeros(f"linear bf16 by {kept}:{group}", partial(half_of, group=group), many)
+
+
+def _with_zeros(what: str, without: Callable[[Value], Value], dims: Sequence[str]) -> Iterator[Case]:
+    for rows, (activation, residual, rounded) in zip(dims, _EPILOGUES, strict=True):
+        tail = f"{'+residual' * residual}{' rounded' * rounded}"
+        maker = Maker("bf16", f"{what} {activation}{tail} [{rows},131]")
+        x = maker.floats(f"bf16[{rows},131]")
+        rest = [maker.floats(f"f32[{rows},70]")] if residual else []
+        w = _bf16(without(maker.weight(131, 70, scale=0.2)))
+        value = nn.linear(x, w, maker.weight(70), *rest, activation=activation, rounded=rounded)
+        yield maker.case(value, None if rounded else SUM)
 
 
 def _attention() -> Iterator[Case]:

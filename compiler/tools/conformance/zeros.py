@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from isthmus.ir.graph import Value, constant, weight_of
+from isthmus.ir.sparse import HALVED
 from isthmus.ir.types import DType
 from isthmus.ops import nn
 from isthmus.ops.integer import integer_linear
@@ -15,6 +17,8 @@ from isthmus.tools.conformance.cases import SUM, Case, Maker
 
 # Three rows and two, where there may be many: matrices are stored for those, and masks read for these.
 FEW = ("b*b-b+1", "b*b-b")
+# Rows, where there may be thousands, K and N of matrices of which half is stored; the last K is cut.
+HALVED_SHAPES = ((1, 132, 70), (4, 67, 48), (30, 330, 101), (5, 3001, 21))
 
 
 def sparse_floats() -> Iterator[Case]:
@@ -34,6 +38,11 @@ def sparse_floats() -> Iterator[Case]:
         yield maker.case(nn.linear(x, w, maker.weight(130), other, activation="relu"), SUM)
 
 
+def few_of_many(count: int) -> str:
+    """A dim that is `count` here, and may be thousands."""
+    return f"b*b*b*b*b-2*b*b*b*b+{count}"
+
+
 def without_most(value: Value, outputs: int, inputs: int, kept: int = 1, of: int = 16) -> Value:
     """A matrix of which `kept` blocks of every `of` are left."""
     weight = weight_of(value)
@@ -45,18 +54,29 @@ def without_most(value: Value, outputs: int, inputs: int, kept: int = 1, of: int
     return constant(weight.name, np.where((5 * row + 7 * column) % of < kept, plain, plain.dtype.type(0)))
 
 
-def two_of_four(value: Value) -> Value:
-    """A matrix of which two of every four neighbours of a column are left, in all six ways."""
+def half_of(value: Value, group: int) -> Value:
+    """A matrix of which at most half of every `group` neighbours of a column are left, in all ways."""
     weight = weight_of(value)
     assert weight is not None
     plain = weight.read()
+    ways = np.array([way for way in range(1 << group) if way.bit_count() == group // 2])
     row, column = np.indices(plain.shape)
-    pairs = np.array([0b0011, 0b0101, 0b0110, 0b1001, 0b1010, 0b1100])[(row // 4 + column) % 6]
-    return constant(weight.name, np.where(pairs >> row % 4 & 1, plain, plain.dtype.type(0)))
+    bits = ways[(row // group + column) % len(ways)]
+    return constant(weight.name, np.where(bits >> row % group & 1, plain, plain.dtype.type(0)))
+
+
+def halved_floats() -> Iterator[Case]:
+    """Matrices of which half is stored, few rows and many."""
+    for _, group in HALVED:
+        for rows, k, n in HALVED_SHAPES:
+            maker = Maker("linear", f"linear by {group // 2}:{group} [{rows},{k}] x {n}")
+            x = maker.floats(f"f32[{few_of_many(rows)},{k}]")
+            w = half_of(maker.weight(k, n, scale=0.2), group)
+            yield maker.case(nn.linear(x, w, maker.weight(n), activation="relu"), SUM)
 
 
 def sparse_bytes() -> Iterator[Case]:
-    """Matrices of bytes with so many zeros that they are stored without, or as two of four."""
+    """Matrices of bytes with so many zeros that they are stored without, or by halves."""
     for outputs in (1, 4):
         for dtype, each in ((DType.I8, True), (DType.U8, False)):
             of = "rows" if each else "all"
@@ -85,14 +105,14 @@ def _blocks_of_bytes(maker: Maker, rows: str, dtype: DType, each: bool, w: Value
 
 
 def _halves() -> Iterator[Case]:
-    """Matrices of bytes of which two of four neighbours are zero, few rows and many."""
-    for rows, k, n in (("1", 132, 70), ("m,b", 67, 48), ("m,b,n", 330, 101)):
-        for dtype in (DType.I8, DType.U8):
-            name = f"integer_linear by 2:4 {dtype}[{rows},{k}] x {n}"
+    """Matrices of bytes of which half is stored, few rows and many."""
+    for rows, k, n in HALVED_SHAPES:
+        for dtype, (kept, group) in itertools.product((DType.I8, DType.U8), HALVED):
+            name = f"integer_linear by {kept}:{group} {dtype}[{rows},{k}] x {n}"
             maker = Maker("bytes", name)
             scale = constant(f"{name} scale", np.asarray(0.004, np.float32))
             vectors = [constant(f"{name} {i}", maker.scales(n)) for i in range(2)]
             offset = constant(f"{name} offset", np.arange(n, dtype=np.int32) * 101 - 2000)
-            w = two_of_four(maker.whole_weight(k, n))
-            x = maker.integers(f"{dtype}[{rows},{k}]")
+            w = half_of(maker.whole_weight(k, n), group)
+            x = maker.integers(f"{dtype}[{few_of_many(rows)},{k}]")
             yield maker.case(integer_linear(x, w, offset, scale, *vectors, activation="relu"), 0.0)
