@@ -1,9 +1,10 @@
-"""Products of f32 rows with weights of few bits, which become floats as they are read.
+"""Products of rows of floats with weights of few bits, which become floats as they are read.
 
 Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 bits. Blocks of rows of
 the matrix have a scale for each column. One row reads every word once, in order: as fast as memory gives
 them; where there are instructions for products of bytes, without floats (`block_row`). More rows share what
-it takes to make floats of them.
+it takes to make floats of them. Rows of bf16 or f16 are widened to f32 first, as many as a tile has, once for
+all columns of a panel.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from collections.abc import Callable, Mapping
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
+from isthmus.kernels import block_row
+from isthmus.kernels.arithmetic import rounded_to, widened
 from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
 from isthmus.kernels.block_weights import BYTES, HALF, KINDS, WORD, Kind, Weights
-from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import magnitude_bits
@@ -38,39 +41,54 @@ UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
 # What scales are stored in, and the ending of the symbol.
 SCALES: Mapping[DType, str] = {DType.F32: "", DType.F16: "_f16", DType.F8E8M0: "_e8m0"}
 _IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
+# What rows are in memory.
+ROWS: Mapping[DType, str] = {DType.F32: "float32", DType.BF16: "uint16", DType.F16: "uint16"}
 
 
-def kernel(target: Target, kind: str, scales: DType = DType.F32) -> Kernel:
+def kernel(
+    target: Target, kind: str, scales: DType = DType.F32, x: DType = DType.F32, y: DType = DType.F32
+) -> Kernel:
     """y[i, j] = bias[j] + sum_k x[i, k] (q[k, j] scale[k / block, j]) for a range of rows and of panels.
 
-    `void gemm_<kind>[_f16|_e8m0](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin, row_end,
-    panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. w is `Nibbles`,
-    or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and NaN; scale [k / block, n] is
-    `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero; bias is padded to whole
-    panels. scratch is there where `block_row.scratch_floats` is not 0.
+    `void gemm_<kind>[_f16|_e8m0][_of_<x>][_to_<y>](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy,
+    row_begin, row_end, panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8.
+    w is `Nibbles`, or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and NaN; scale
+    [k / block, n] is `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero; bias is
+    padded to whole panels. Sums are f32, whatever x and y are: f32, or bf16 or f16. scratch is there where
+    `scratch_floats` is not 0.
     """
     if kind not in KINDS or scales not in SCALES:
         raise CompilerBug(f"no product of weights of {kind} with scales in {scales}; there is {[*KINDS]}")
-    symbol = f"gemm_{kind}{SCALES[scales]}"
+    if x not in ROWS or y not in ROWS:
+        raise CompilerBug(f"no product of rows of {x} to {y}; there is {[*map(str, ROWS)]}")
+    ends = [f"_of_{x}"] * (x is not DType.F32) + [f"_to_{y}"] * (y is not DType.F32)
+    symbol = "".join([f"gemm_{kind}{SCALES[scales]}", *ends])
     return Kernel.deferred(
-        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales).kernel()
+        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales, x, y).kernel()
     )
+
+
+def scratch_floats(target: Target, depth: int, x: DType) -> int:
+    """Floats of memory a thread needs for rows of `depth` of type `x`; it may need none."""
+    wide = 0 if x is DType.F32 else tile_of(target).rows * depth
+    return block_row.scratch_floats(target, depth) + wide
 
 
 class _BlockGemm:
     """The parts of one kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType) -> None:
+    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType, x: DType, y: DType) -> None:
         k = self.k = Builder(symbol, target)
         self.kind, self.bits, self.each = kind, kind.bits, WORD // kind.bits
         self.weights = Weights(k, kind)
         self.shape, self.width = tile_of(target), panel_width(target)
-        self.scales_in = scales
-        self.x, self.w = k.input("x"), k.input("w", "int8")
+        self.scales_in, self.x_in, self.y_in = scales, x, y
+        self.x, self.w = k.input("x", ROWS[x]), k.input("w", "int8")
         self.scale = k.input("scale", _IN_MEMORY[scales])
-        self.bias, self.y = k.input("bias"), k.output("y")
+        self.bias, self.y = k.input("bias"), k.output("y", ROWS[y])
         self.products = products_of(target)
-        self.scratch = None if self.products is None else k.output("scratch")
+        has_scratch = self.products is not None or x is not DType.F32
+        self.scratch = k.output("scratch") if has_scratch else None
         self.depth, self.columns, self.shift = k.size("k"), k.size("n"), k.size("shift")
         self.ldx, self.ldy = k.size("ldx"), k.size("ldy")
         self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
@@ -81,6 +99,11 @@ class _BlockGemm:
 
     def body(self) -> None:
         k = self.k
+        self.wide: Memory | None = None
+        if self.x_in is not DType.F32 and self.scratch is not None:
+            # Behind what one row is taken apart to.
+            of_step = block_row.scratch_floats(k.target, STEP)
+            self.wide = self.scratch.at(k.divide(self.depth, STEP) * of_step, "wide_start")
         self.stage = k.stack("stage", self.shape.rows * self.width)
         self.words = k.let("words", k.divide(self.depth, self.each))
         self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
@@ -100,7 +123,7 @@ class _BlockGemm:
         ordinary = k.register("ordinary", 1, 0, "int32")
         with k.when(k.equal(rows, 1)):
             largest = k.register("largest", STEP, 0, "int32")
-            row = self.x.at(self.row_begin * self.ldx, "row")
+            row = self._only_row()
             with k.loop("step", 0, k.divide(self.depth, STEP)) as step:
                 number = k.let("number", row.load(step * STEP, STEP))
                 largest.set(tirx.max(largest.value, magnitude_bits(k, number)))
@@ -122,7 +145,7 @@ class _BlockGemm:
         chunk = k.let("chunk", k.smaller(block, CHUNK))
         row = RowOfDigits(k, products, scratch, self.depth, chunk)
         with k.when(k.equal(rows, 1)):
-            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._order(), self._zero()))
+            digits.set(row.split(self._only_row(), self._order(), self._zero()))
         with k.when(k.equal(digits.value, 1)):
             self._in_digits(row)
         with k.otherwise():
@@ -245,11 +268,37 @@ class _BlockGemm:
             self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
             self._at(panel)
             tall = k.let("tile_height", height + k.cast(t < taller, "int64"))
+            self._widen(tall)
             cases = [(k.equal(tall, h), lambda h=h: self._rows(h)) for h in range(shape.rows, 1, -1)]
             k.choose(cases, lambda: self._rows(1))
 
+    def _only_row(self) -> Memory:
+        """The first row, alone, in f32."""
+        self.first = self.row_begin
+        self._widen(1)
+        return self._row(0)
+
+    def _widen(self, count: Value) -> None:
+        """Make f32 of as many rows from `first` on, where they are something else."""
+        if self.wide is None:
+            return
+        k, wide = self.k, self.wide
+        with k.loop("i", 0, count) as i:
+            source = self.x.at((self.first + i) * self.ldx, "narrow")
+            place = wide.at(i * self.depth, "wide")
+            k.vectorized(
+                "step",
+                self.depth,
+                lambda at, lanes: place.store(at, widened(k, source.load(at, lanes), self.x_in)),
+            )
+
+    def _row(self, i: int) -> Memory:
+        if self.wide is None:
+            return self.x.at((self.first + i) * self.ldx, f"x{i}")
+        return self.wide.at(i * self.depth, f"x{i}")
+
     def _rows(self, rows: int) -> None:
-        self._tile([self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)])
+        self._tile([self._row(i) for i in range(rows)])
 
     def _tile(self, x_rows: list[Memory], *, raised: bool = False) -> None:
         k, lanes, rows = self.k, self.k.lanes, len(x_rows)
@@ -352,11 +401,12 @@ class _BlockGemm:
         with k.when(left >= self.width):
             for row, line in zip(sums, lines, strict=True):
                 for j, register in enumerate(row):
-                    line.store(j * lanes, register.value)
+                    line.store(j * lanes, rounded_to(k, register.value, self.y_in))
         with k.otherwise():
             for i, row in enumerate(sums):
                 for j, register in enumerate(row):
                     self.stage.store(i * self.width + j * lanes, register.value)
             with k.loop("i", 0, len(sums)) as i, k.loop("j", 0, left) as j:
                 value = self.stage.load(i * self.width + j)
-                self.y.store((self.first + i) * self.ldy + self.column + j, value)
+                place = (self.first + i) * self.ldy + self.column + j
+                self.y.store(place, rounded_to(k, value, self.y_in))

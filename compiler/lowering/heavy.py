@@ -97,7 +97,7 @@ def _product_kernel(state: Lowering, value: Value) -> Kernel:
     rounded = value.attr("rounded")
     target = state.target
     if x.dtype is not DType.BF16 or bias.dtype is not DType.F32:
-        require_f32(value, target, [x, bias, *residual])
+        require_f32(value, target, [x, bias, *residual], result=not rounded)
         arithmetic = HalfWeights if w.dtype is DType.F16 else F32
         return gemm.kernel(target, activation, bool(residual), arithmetic, rounded)
     if target.multiplies_in_tiles("bf16"):

@@ -10,7 +10,6 @@ from isthmus.ir.sparse import Blocks, MaskedPanels
 from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import (
     block_gemm,
-    block_row,
     byte_rows,
     byte_steps,
     gemm,
@@ -137,7 +136,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         raise not_on_target(value, state.target, "its weight is not packed")
     (k, n), width = q.t.static_shape, q.t.encoding.width
     block = k // scale.t.static_shape[0]
-    room = block_row.scratch_floats(state.target, k)
+    room = block_gemm.scratch_floats(state.target, k, x.dtype)
     source, rows, ldx = state.rows(x)
     place, ldy = row_result(state, value, n)
     args: list[Arg] = [
@@ -151,7 +150,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         distance(ldx),
         distance(ldy),
     ]
-    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype)
+    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype, x.dtype, value.dtype)
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
     state.views[value] = place
 

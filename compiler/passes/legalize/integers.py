@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 
 from isthmus.ir.dims import Shape
-from isthmus.ir.graph import Attr, Program, Value, constant, weight_of
+from isthmus.ir.graph import Attr, Program, Value, constant, use_counts, weight_of
 from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.small_floats import are_numbers
 from isthmus.ir.types import Array, DType
-from isthmus.ops.integer import block_linear, integer_linear, quantize_rows
+from isthmus.ops.integer import BLOCK_FLOATS, block_linear, integer_linear, quantize_rows
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import ACTIVATIONS, linear
 from isthmus.ops.pointwise import add, cast, mul, neg
@@ -104,7 +104,11 @@ def _offset(zero: Value, w: Value) -> Value:
 
 @dataclass(frozen=True, slots=True)
 class BlockLinear:
-    """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own."""
+    """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own.
+
+    Rows of 16 bits that are cast to f32 for it are read as they are, and a result that is only rounded is
+    rounded by the product.
+    """
 
     @property
     def name(self) -> str:
@@ -115,11 +119,21 @@ class BlockLinear:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        return program.map_graphs(lambda g: mapped(g, _block_linear, watch, self.name))
+        return program.map_graphs(lambda g: mapped(g, partial(_in_blocks, use_counts(g)), watch, self.name))
 
 
-def _block_linear(node: Value, new: Value) -> Value | None:
-    if new.op is not linear or new.dtype is not DType.F32 or is_constant(new.args[0]):
+def _in_blocks(uses: dict[Value, int], node: Value, new: Value) -> Value | None:
+    if new.op is not cast:
+        return _block_linear(new)
+    (total,) = new.args
+    if total.op is not block_linear or total.dtype is not DType.F32 or new.dtype not in BLOCK_FLOATS:
+        return None
+    # Who else reads it wants f32.
+    return _rounded(total, new.dtype) if uses[node.args[0]] == 1 else None
+
+
+def _block_linear(new: Value) -> Value | None:
+    if new.op is not linear or new.args[2].dtype is not DType.F32 or is_constant(new.args[0]):
         return None
     x, w, bias, *residual = new.args
     matrix = w if is_block_matrix(w) else block_matrix(w)
@@ -135,11 +149,30 @@ def _block_linear(node: Value, new: Value) -> Value | None:
     if fits_e8m0(numbers) or fits_f16(numbers):
         scales = cast(scales, dtype=DType.F8E8M0 if fits_e8m0(numbers) else DType.F16)
     scales = weight_from(scales, f"{name_of(q)}.scales")
-    total = block_linear(x, flat, scales, bias, loc=new.loc, **storage)
+    total = block_linear(_as_stored(x), flat, scales, bias, loc=new.loc, **storage)
     for added in residual:
         total = add(total, added, loc=new.loc)
     activation = new.attr("activation")
-    return total if activation == "none" else ACTIVATIONS[activation](total, loc=new.loc)
+    if activation != "none":
+        total = ACTIVATIONS[activation](total, loc=new.loc)
+    return _rounded(total, new.dtype)
+
+
+def _as_stored(x: Value) -> Value:
+    """Rows of f32 as they were before they were widened."""
+    if x.op in MOVES:
+        inner = _as_stored(x.args[0])
+        return x if inner is x.args[0] else x.op(inner, loc=x.loc, **dict(x.attrs))
+    return x.args[0] if x.op is cast and x.args[0].dtype in BLOCK_FLOATS else x
+
+
+def _rounded(total: Value, dtype: DType) -> Value:
+    """`total`, of f32, in `dtype`."""
+    if dtype is DType.F32:
+        return total
+    if total.op is block_linear:
+        return block_linear(*total.args, loc=total.loc, **{**dict(total.attrs), "dtype": dtype})
+    return cast(total, dtype=dtype, loc=total.loc)
 
 
 def _storage(q: Array) -> dict[str, Attr] | None:
