@@ -231,13 +231,6 @@ def widened(k: Builder, stored: Expr, dtype: DType) -> Expr:
     return decode(k, k.let("stored", stored), dtype)
 
 
-def rounded_to(k: Builder, value: Expr, dtype: DType) -> Expr:
-    """f32 as f32, or as the bits of the bf16 or f16 nearest to it, the even one of two."""
-    if dtype is DType.F32:
-        return value
-    return round_bf16(k, value) if dtype is DType.BF16 else encode(k, k.let("wide", value), dtype)
-
-
 def round_bf16(k: Builder, value: Expr) -> Expr:
     """The bits of the bf16 nearest to f32, the even one of two. An instruction may give 0 for a subnormal."""
     lanes = lanes_of(value)

@@ -4,7 +4,7 @@ Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 b
 the matrix have a scale for each column. One row reads every word once, in order: as fast as memory gives
 them; where there are instructions for products of bytes, without floats (`block_row`). More rows share what
 it takes to make floats of them. Rows of bf16 or f16 are widened to f32 first, as many as a tile has, once for
-all columns of a panel.
+a panel.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
 from isthmus.kernels import block_row
-from isthmus.kernels.arithmetic import rounded_to, widened
+from isthmus.kernels.arithmetic import widened
 from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
 from isthmus.kernels.block_weights import BYTES, HALF, KINDS, WORD, Kind, Weights
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value, index, vector_type
@@ -45,26 +45,22 @@ _IN_MEMORY = {DType.F32: "float32", DType.F16: "int16", DType.F8E8M0: "uint8"}
 ROWS: Mapping[DType, str] = {DType.F32: "float32", DType.BF16: "uint16", DType.F16: "uint16"}
 
 
-def kernel(
-    target: Target, kind: str, scales: DType = DType.F32, x: DType = DType.F32, y: DType = DType.F32
-) -> Kernel:
+def kernel(target: Target, kind: str, scales: DType = DType.F32, x: DType = DType.F32) -> Kernel:
     """y[i, j] = bias[j] + sum_k x[i, k] (q[k, j] scale[k / block, j]) for a range of rows and of panels.
 
-    `void gemm_<kind>[_f16|_e8m0][_of_<x>][_to_<y>](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy,
-    row_begin, row_end, panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8.
-    w is `Nibbles`, or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and NaN; scale
-    [k / block, n] is `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero; bias is
-    padded to whole panels. Sums are f32, whatever x and y are: f32, or bf16 or f16. scratch is there where
-    `scratch_floats` is not 0.
+    `void gemm_<kind>[_f16|_e8m0][_of_<x>](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin,
+    row_end, panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. x is f32,
+    bf16 or f16, w is `Nibbles`, or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and
+    NaN; scale [k / block, n] is `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero;
+    bias is padded to whole panels. scratch is there where `scratch_floats` is not 0.
     """
     if kind not in KINDS or scales not in SCALES:
         raise CompilerBug(f"no product of weights of {kind} with scales in {scales}; there is {[*KINDS]}")
-    if x not in ROWS or y not in ROWS:
-        raise CompilerBug(f"no product of rows of {x} to {y}; there is {[*map(str, ROWS)]}")
-    ends = [f"_of_{x}"] * (x is not DType.F32) + [f"_to_{y}"] * (y is not DType.F32)
-    symbol = "".join([f"gemm_{kind}{SCALES[scales]}", *ends])
+    if x not in ROWS:
+        raise CompilerBug(f"no product of rows of {x}; there is {[*map(str, ROWS)]}")
+    symbol = f"gemm_{kind}{SCALES[scales]}" + ("" if x is DType.F32 else f"_of_{x}")
     return Kernel.deferred(
-        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales, x, y).kernel()
+        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales, x).kernel()
     )
 
 
@@ -77,15 +73,15 @@ def scratch_floats(target: Target, depth: int, x: DType) -> int:
 class _BlockGemm:
     """The parts of one kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType, x: DType, y: DType) -> None:
+    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType, x: DType) -> None:
         k = self.k = Builder(symbol, target)
         self.kind, self.bits, self.each = kind, kind.bits, WORD // kind.bits
         self.weights = Weights(k, kind)
         self.shape, self.width = tile_of(target), panel_width(target)
-        self.scales_in, self.x_in, self.y_in = scales, x, y
+        self.scales_in, self.x_in = scales, x
         self.x, self.w = k.input("x", ROWS[x]), k.input("w", "int8")
         self.scale = k.input("scale", _IN_MEMORY[scales])
-        self.bias, self.y = k.input("bias"), k.output("y", ROWS[y])
+        self.bias, self.y = k.input("bias"), k.output("y")
         self.products = products_of(target)
         has_scratch = self.products is not None or x is not DType.F32
         self.scratch = k.output("scratch") if has_scratch else None
@@ -279,29 +275,43 @@ class _BlockGemm:
         return self._row(0)
 
     def _widen(self, count: Value) -> None:
-        """Make f32 of as many rows from `first` on, where they are something else."""
+        """Make f32 of as many rows from `first` on, where they are something else. What meets a word of
+        weights lies side by side for all of them, so that a tile reads it by one pointer."""
         if self.wide is None:
             return
-        k, wide = self.k, self.wide
+        k, wide, each = self.k, self.wide, self.each
+        together = max(k.lanes // each, 1)
         with k.loop("i", 0, count) as i:
             source = self.x.at((self.first + i) * self.ldx, "narrow")
-            place = wide.at(i * self.depth, "wide")
-            k.vectorized(
-                "step",
-                self.depth,
-                lambda at, lanes: place.store(at, widened(k, source.load(at, lanes), self.x_in)),
-            )
+
+            def words(word: Expr, number: int) -> None:
+                lanes = 1 if k.lanes == 1 else each * number
+                for at in range(0, each * number, lanes):
+                    numbers = k.let("numbers", widened(k, source.load(word * each + at, lanes), self.x_in))
+                    for part in range(0, lanes, each):
+                        place = ((word + part // each) * count + i) * each + at
+                        few = lanes > each
+                        wide.store(place, k.shuffle([numbers], range(part, part + each)) if few else numbers)
+
+            done = k.let("done", k.divide(self.words, together) * together)
+            with k.loop("group", 0, k.divide(done, together)) as group:
+                words(k.let("word", group * together), together)
+            if together > 1:
+                with k.loop("word", done, self.words) as word:
+                    words(word, 1)
 
     def _row(self, i: int) -> Memory:
         if self.wide is None:
             return self.x.at((self.first + i) * self.ldx, f"x{i}")
-        return self.wide.at(i * self.depth, f"x{i}")
+        return self.wide.at(i * self.each, f"x{i}")
 
     def _rows(self, rows: int) -> None:
         self._tile([self._row(i) for i in range(rows)])
 
     def _tile(self, x_rows: list[Memory], *, raised: bool = False) -> None:
         k, lanes, rows = self.k, self.k.lanes, len(x_rows)
+        # From what meets a word of weights to what meets the next.
+        self.pitch = self.each * (1 if self.wide is None else rows)
         sums = k.tile("sum", rows, self.shape.vectors, lanes)
         for j in range(self.shape.vectors):
             bias = k.let("bias", self.bias.load(self.column + j * lanes, lanes))
@@ -319,13 +329,20 @@ class _BlockGemm:
         with k.loop("word", 0, self.words) as word:
             block = k.let("block", tirx.shift_right(word * self.each, self.shift))
             self._fetch(word, word + 1)
-            for j in range(self.shape.vectors):
-                scale = self._scale(block * self.width + j * lanes)
-                numbers = self.weights.numbers(self.panel, (word * self.width + j * lanes) * BYTES)
-                for i, number in enumerate(numbers):
-                    weight = k.let("weight", number * scale)
-                    for row, x_row in zip(sums, x_rows, strict=True):
-                        row[j].add(self._factor(x_row, word, i) * weight)
+            vectors = range(self.shape.vectors)
+            scales = [self._scale(block * self.width + j * lanes) for j in vectors]
+            numbers = [
+                self.weights.numbers(self.panel, (word * self.width + j * lanes) * BYTES) for j in vectors
+            ]
+            # One number of each row at a time: what is read of a row would take the registers of sums.
+            for i in range(self.each):
+                weights = [
+                    k.let("weight", found[i] * scale) for found, scale in zip(numbers, scales, strict=True)
+                ]
+                for row, x_row in zip(sums, x_rows, strict=True):
+                    factor = k.let("factor", self._factor(x_row, word, i))
+                    for register, weight in zip(row, weights, strict=True):
+                        register.add(factor * weight)
 
     def _by_blocks(self, sums: list[Register], x_row: Memory, *, raised: bool) -> None:
         """One row: the scale is left to the end of a block, and each place in a word has a sum of its own.
@@ -392,7 +409,7 @@ class _BlockGemm:
             self.panel.prefetch(place * line + AHEAD, level=2)
 
     def _factor(self, row: Memory, word: Expr, i: int) -> Expr:
-        return self.k.spread(row.load(word * self.each + i), self.k.lanes)
+        return self.k.spread(row.load(word * self.pitch + i), self.k.lanes)
 
     def _finish(self, sums: list[list[Register]]) -> None:
         k, lanes = self.k, self.k.lanes
@@ -401,12 +418,11 @@ class _BlockGemm:
         with k.when(left >= self.width):
             for row, line in zip(sums, lines, strict=True):
                 for j, register in enumerate(row):
-                    line.store(j * lanes, rounded_to(k, register.value, self.y_in))
+                    line.store(j * lanes, register.value)
         with k.otherwise():
             for i, row in enumerate(sums):
                 for j, register in enumerate(row):
                     self.stage.store(i * self.width + j * lanes, register.value)
             with k.loop("i", 0, len(sums)) as i, k.loop("j", 0, left) as j:
                 value = self.stage.load(i * self.width + j)
-                place = (self.first + i) * self.ldy + self.column + j
-                self.y.store(place, rounded_to(k, value, self.y_in))
+                self.y.store((self.first + i) * self.ldy + self.column + j, value)

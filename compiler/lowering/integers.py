@@ -150,7 +150,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         distance(ldx),
         distance(ldy),
     ]
-    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype, x.dtype, value.dtype)
+    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype, x.dtype)
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
     state.views[value] = place
 

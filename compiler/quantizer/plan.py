@@ -179,7 +179,8 @@ def with_precision(
         for step in placed:
             low = step(low, target, lambda _: None)
         ladder = climb(fused, low, held, options)
-    found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder)
+    kept_bytes = 4 if quantization.floats == "f32" else 2
+    found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder, kept_bytes)
     return replace(options, precision=wanted.precision, quantize=(*passes, *placed), quantization=found)
 
 

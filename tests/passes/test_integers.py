@@ -118,7 +118,7 @@ def test_a_chip_with_a_routine_gets_the_sums(target: Target) -> None:
 
 @pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
 def test_blocks_beside_rows_of_16_bits(dtype: DType, target: Target) -> None:
-    """As decoders are exported in f16: the product reads rows as they are, and rounds for who reads it."""
+    """As decoders are exported in f16: products read rows as they are."""
     maker = Maker("test", f"blocks by {dtype}")
     x, matrices = maker.floats(f"{dtype}[b,n,32]"), []
     for width in (N, 32):
@@ -130,8 +130,6 @@ def test_blocks_beside_rows_of_16_bits(dtype: DType, target: Target) -> None:
     after = legal(both, maker, target, {DType.F16: 2e-3, DType.BF16: 2e-2}[dtype])
     products = [v for v in after.main.nodes() if v.op is block_linear]
     assert [v.args[0].dtype for v in products] == [dtype] * 3
-    # The first is read by two, in f16; the others are added in it, as the model says.
-    assert [v.dtype for v in products] == [dtype] * 3
 
 
 @pytest.mark.parametrize(("low", "bits"), [(-8, 4), (-100, 8)])

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from isthmus.ir.dims import Shape
-from isthmus.ir.graph import Attr, Program, Value, constant, use_counts, weight_of
+from isthmus.ir.graph import Attr, Program, Value, constant, weight_of
 from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.small_floats import are_numbers
 from isthmus.ir.types import Array, DType
@@ -106,8 +106,7 @@ def _offset(zero: Value, w: Value) -> Value:
 class BlockLinear:
     """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own.
 
-    Rows of 16 bits that are cast to f32 for it are read as they are, and a result that is only rounded is
-    rounded by the product.
+    Rows of 16 bits that are cast to f32 for it are read as they are.
     """
 
     @property
@@ -119,20 +118,10 @@ class BlockLinear:
         return ()
 
     def __call__(self, program: Program, target: Target, watch: Watch) -> Program:
-        return program.map_graphs(lambda g: mapped(g, partial(_in_blocks, use_counts(g)), watch, self.name))
+        return program.map_graphs(lambda g: mapped(g, _block_linear, watch, self.name))
 
 
-def _in_blocks(uses: dict[Value, int], node: Value, new: Value) -> Value | None:
-    if new.op is not cast:
-        return _block_linear(new)
-    (total,) = new.args
-    if total.op is not block_linear or total.dtype is not DType.F32 or new.dtype not in BLOCK_FLOATS:
-        return None
-    # Who else reads it wants f32.
-    return _rounded(total, new.dtype) if uses[node.args[0]] == 1 else None
-
-
-def _block_linear(new: Value) -> Value | None:
+def _block_linear(node: Value, new: Value) -> Value | None:
     if new.op is not linear or new.args[2].dtype is not DType.F32 or is_constant(new.args[0]):
         return None
     x, w, bias, *residual = new.args
@@ -155,7 +144,7 @@ def _block_linear(new: Value) -> Value | None:
     activation = new.attr("activation")
     if activation != "none":
         total = ACTIVATIONS[activation](total, loc=new.loc)
-    return _rounded(total, new.dtype)
+    return total if new.dtype is DType.F32 else cast(total, dtype=new.dtype, loc=new.loc)
 
 
 def _as_stored(x: Value) -> Value:
@@ -164,15 +153,6 @@ def _as_stored(x: Value) -> Value:
         inner = _as_stored(x.args[0])
         return x if inner is x.args[0] else x.op(inner, loc=x.loc, **dict(x.attrs))
     return x.args[0] if x.op is cast and x.args[0].dtype in BLOCK_FLOATS else x
-
-
-def _rounded(total: Value, dtype: DType) -> Value:
-    """`total`, of f32, in `dtype`."""
-    if dtype is DType.F32:
-        return total
-    if total.op is block_linear:
-        return block_linear(*total.args, loc=total.loc, **{**dict(total.attrs), "dtype": dtype})
-    return cast(total, dtype=dtype, loc=total.loc)
 
 
 def _storage(q: Array) -> dict[str, Attr] | None:

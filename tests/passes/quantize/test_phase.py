@@ -146,16 +146,6 @@ def test_rows_of_16_bits_beside_quantized_matrices(name: str, floats: Floats) ->
     assert [v.args[0].dtype for v in products] == [dtype] * (0 if name == "int8-weights" else 2)
 
 
-def test_results_that_only_products_read_are_rounded_by_whoever_makes_them() -> None:
-    """Of the product before an activation the sums stay f32, as with matrices of floats."""
-    program = feed_forward(activation="none")
-    recipe = make_recipe(program, Quantization("int4"))
-    for floats, dtype in (("bf16", DType.BF16), ("f16", DType.F16)):
-        legal = pipeline.run(program, TARGET, quantize=(Quantize(recipe), *FLOATS[floats]))
-        made = {v.loc: v.dtype for v in legal.main.nodes() if v.op is block_linear}
-        assert made == {UP: dtype, DOWN: DType.F32}
-
-
 @pytest.mark.parametrize("name", ["mxfp4", "nvfp4"])
 def test_floats_of_4_bits_stay_so_to_the_end(name: str) -> None:
     made = quantized(feed_forward(), Quantization(name))
