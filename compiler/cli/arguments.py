@@ -45,7 +45,7 @@ def fix_option(command: Command) -> Command:
 
 def precision_options(command: Command) -> Command:
     """`--precision` and what it may need, for commands that quantize a model."""
-    names = ", ".join(precisions())
+    names = ", ".join(name for name in precisions() if "+" not in name)
     command = click.option(
         "--tokenizer", type=PATH, metavar="TOKENIZER.json", help="Makes inputs of a text file's lines."
     )(command)
@@ -60,7 +60,10 @@ def precision_options(command: Command) -> Command:
         default="f32",
         show_default=True,
         metavar="NAME",
-        help=f"How products compute: {names}.",
+        help=(
+            f"How products compute: {names}. Where rows stay floats, +bf16 or +f16 (int4+bf16) says what "
+            "they and the rest of the model are."
+        ),
     )(command)
 
 

@@ -148,10 +148,7 @@ class HalfWeights(F32):
     word_bytes = 2
 
     def weights(self, panel: Memory, place: Expr, lanes: int) -> Expr:
-        stored = panel.load(place, lanes)
-        if lanes == self.k.lanes and self.k.target.instruction("widen_f16"):
-            return self.k.let("w", self.k.helper(vector_type("float32", lanes), "widen_f16", stored))
-        return self.k.let("w", decode(self.k, stored, DType.F16))
+        return self.k.let("w", widened(self.k, panel.load(place, lanes), DType.F16))
 
 
 class _PairsOfBF16(Arithmetic):
@@ -225,6 +222,14 @@ class EmulatedBF16(_PairsOfBF16):
 def bf16_of(target: Target) -> type[Arithmetic]:
     """Products of bf16 as the target can do them."""
     return DotBF16 if target.instruction("dot_bf16") else EmulatedBF16
+
+
+def widened(k: Builder, stored: Expr, dtype: DType) -> Expr:
+    """f32 of bf16 or f16, whose bits are `stored`."""
+    lanes = lanes_of(stored)
+    if dtype is DType.F16 and lanes == k.lanes and k.target.instruction("widen_f16"):
+        return k.helper(vector_type("float32", lanes), "widen_f16", stored)
+    return decode(k, k.let("stored", stored), dtype)
 
 
 def round_bf16(k: Builder, value: Expr) -> Expr:

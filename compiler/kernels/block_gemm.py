@@ -1,17 +1,20 @@
-"""Products of f32 rows with weights of few bits, which become floats as they are read.
+"""Products of rows of floats with weights of few bits, which become floats as they are read.
 
 Weights lie in words of 4 bytes: 8 neighbours of a column in 4 bits, or 4 in 8 bits. Blocks of rows of
 the matrix have a scale for each column. One row reads every word once, in order: as fast as memory gives
 them; where there are instructions for products of bytes, without floats (`block_row`). More rows share what
-it takes to make floats of them.
+it takes to make floats of them. Rows of bf16 or f16 are widened to f32 first, as many as a tile has, once for
+a panel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.types import DType
+from isthmus.kernels import block_row
+from isthmus.kernels.arithmetic import widened
 from isthmus.kernels.block_row import CHUNK, DIGITS, STEP, RowOfDigits, fits, products_of
 from isthmus.kernels.block_weights import (
     BYTES,
@@ -24,7 +27,7 @@ from isthmus.kernels.block_weights import (
     Weights,
     scale_of,
 )
-from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, vector_type
+from isthmus.kernels.builder import Builder, Expr, Memory, Register, Value, index, vector_type
 from isthmus.kernels.gemm import panel_width, tile_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math import magnitude_bits
@@ -45,37 +48,50 @@ UNROLLED = {4: (CHUNK, CHUNK // 2), 8: (CHUNK,)}
 UNIT, UNIT_BITS = float(1 << 23), 0x4B000000
 
 
-def kernel(target: Target, kind: str, scales: DType = DType.F32) -> Kernel:
+# What rows are in memory.
+ROWS: Mapping[DType, str] = {DType.F32: "float32", DType.BF16: "uint16", DType.F16: "uint16"}
+
+
+def kernel(target: Target, kind: str, scales: DType = DType.F32, x: DType = DType.F32) -> Kernel:
     """y[i, j] = bias[j] + sum_k x[i, k] (q[k, j] scale[k / block, j]) for a range of rows and of panels.
 
-    `void gemm_<kind>[_f16|_e8m0](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin, row_end,
-    panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. w is `Nibbles`,
-    or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and NaN; scale [k / block, n] is
-    `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero; bias is padded to whole
-    panels. scratch is there where `block_row.scratch_floats` is not 0.
+    `void gemm_<kind>[_f16|_e8m0][_of_<x>](x, w, scale, bias, y, [scratch,] k, n, shift, ldx, ldy, row_begin,
+    row_end, panel_begin, panel_end)`: blocks have 2^shift rows, at least 8; k is a multiple of 8. x is f32,
+    bf16 or f16, w is `Nibbles`, or `SmallFloats`, or, in 8 bits, `Interleaved` by 4, without infinities and
+    NaN; scale [k / block, n] is `Panels` of `scales`, which but for f32 are normal numbers, or in f16 zero;
+    bias is padded to whole panels. scratch is there where `scratch_floats` is not 0.
     """
     if kind not in KINDS or scales not in SCALES:
         raise CompilerBug(f"no product of weights of {kind} with scales in {scales}; there is {[*KINDS]}")
-    symbol = f"gemm_{kind}{SCALES[scales]}"
+    if x not in ROWS:
+        raise CompilerBug(f"no product of rows of {x}; there is {[*map(str, ROWS)]}")
+    symbol = f"gemm_{kind}{SCALES[scales]}" + ("" if x is DType.F32 else f"_of_{x}")
     return Kernel.deferred(
-        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales).kernel()
+        target.symbol(symbol), lambda: _BlockGemm(symbol, target, KINDS[kind], scales, x).kernel()
     )
+
+
+def scratch_floats(target: Target, depth: int, x: DType) -> int:
+    """Floats of memory a thread needs for rows of `depth` of type `x`; it may need none."""
+    wide = 0 if x is DType.F32 else tile_of(target).rows * depth
+    return block_row.scratch_floats(target, depth) + wide
 
 
 class _BlockGemm:
     """The parts of one kernel while it is written."""
 
-    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType) -> None:
+    def __init__(self, symbol: str, target: Target, kind: Kind, scales: DType, x: DType) -> None:
         k = self.k = Builder(symbol, target)
         self.kind, self.bits, self.each = kind, kind.bits, WORD // kind.bits
         self.weights = Weights(k, kind)
         self.shape, self.width = tile_of(target), panel_width(target)
-        self.scales_in = scales
-        self.x, self.w = k.input("x"), k.input("w", "int8")
+        self.scales_in, self.x_in = scales, x
+        self.x, self.w = k.input("x", ROWS[x]), k.input("w", "int8")
         self.scale = k.input("scale", IN_MEMORY[scales])
         self.bias, self.y = k.input("bias"), k.output("y")
         self.products = products_of(target)
-        self.scratch = None if self.products is None else k.output("scratch")
+        has_scratch = self.products is not None or x is not DType.F32
+        self.scratch = k.output("scratch") if has_scratch else None
         self.depth, self.columns, self.shift = k.size("k"), k.size("n"), k.size("shift")
         self.ldx, self.ldy = k.size("ldx"), k.size("ldy")
         self.row_begin, self.row_end = k.size("row_begin"), k.size("row_end")
@@ -86,6 +102,11 @@ class _BlockGemm:
 
     def body(self) -> None:
         k = self.k
+        self.wide: Memory | None = None
+        if self.x_in is not DType.F32 and self.scratch is not None:
+            # Behind what one row is taken apart to.
+            of_step = block_row.scratch_floats(k.target, STEP)
+            self.wide = self.scratch.at(k.divide(self.depth, STEP) * of_step, "wide_start")
         self.stage = k.stack("stage", self.shape.rows * self.width)
         self.words = k.let("words", k.divide(self.depth, self.each))
         self.blocks = k.let("blocks", k.larger(tirx.shift_right(self.depth, self.shift), 1))
@@ -105,7 +126,7 @@ class _BlockGemm:
         ordinary = k.register("ordinary", 1, 0, "int32")
         with k.when(k.equal(rows, 1)):
             largest = k.register("largest", STEP, 0, "int32")
-            row = self.x.at(self.row_begin * self.ldx, "row")
+            row = self._only_row()
             with k.loop("step", 0, k.divide(self.depth, STEP)) as step:
                 number = k.let("number", row.load(step * STEP, STEP))
                 largest.set(tirx.max(largest.value, magnitude_bits(k, number)))
@@ -127,7 +148,7 @@ class _BlockGemm:
         chunk = k.let("chunk", k.smaller(block, CHUNK))
         row = RowOfDigits(k, products, scratch, self.depth, chunk)
         with k.when(k.equal(rows, 1)):
-            digits.set(row.split(self.x.at(self.row_begin * self.ldx, "row"), self._zero()))
+            digits.set(row.split(self._only_row(), self._zero()))
         with k.when(k.equal(digits.value, 1)):
             self._in_digits(row)
         with k.otherwise():
@@ -233,14 +254,54 @@ class _BlockGemm:
             self.first = k.let("first", self.row_begin + t * height + k.smaller(t, taller))
             self._at(panel)
             tall = k.let("tile_height", height + k.cast(t < taller, "int64"))
+            self._widen(tall)
             cases = [(k.equal(tall, h), lambda h=h: self._rows(h)) for h in range(shape.rows, 1, -1)]
             k.choose(cases, lambda: self._rows(1))
 
+    def _only_row(self) -> Memory:
+        """The first row, alone, in f32."""
+        self.first = self.row_begin
+        self._widen(1)
+        return self._row(0)
+
+    def _widen(self, count: Value) -> None:
+        """Make f32 of as many rows from `first` on, where they are something else. What meets a word of
+        weights lies side by side for all of them, so that a tile reads it by one pointer."""
+        if self.wide is None:
+            return
+        k, wide, each = self.k, self.wide, self.each
+        together = max(k.lanes // each, 1)
+        with k.loop("i", 0, count) as i:
+            source = self.x.at((self.first + i) * self.ldx, "narrow")
+
+            def words(word: Expr, number: int) -> None:
+                lanes = 1 if k.lanes == 1 else each * number
+                for at in range(0, each * number, lanes):
+                    numbers = k.let("numbers", widened(k, source.load(word * each + at, lanes), self.x_in))
+                    for part in range(0, lanes, each):
+                        place = ((word + part // each) * count + i) * each + at
+                        few = lanes > each
+                        wide.store(place, k.shuffle([numbers], range(part, part + each)) if few else numbers)
+
+            done = k.let("done", k.divide(self.words, together) * together)
+            with k.loop("group", 0, k.divide(done, together)) as group:
+                words(k.let("word", group * together), together)
+            if together > 1:
+                with k.loop("word", done, self.words) as word:
+                    words(word, 1)
+
+    def _row(self, i: int) -> Memory:
+        if self.wide is None:
+            return self.x.at((self.first + i) * self.ldx, f"x{i}")
+        return self.wide.at(i * self.each, f"x{i}")
+
     def _rows(self, rows: int) -> None:
-        self._tile([self.x.at((self.first + i) * self.ldx, f"x{i}") for i in range(rows)])
+        self._tile([self._row(i) for i in range(rows)])
 
     def _tile(self, x_rows: list[Memory], *, raised: bool = False) -> None:
         k, lanes, rows = self.k, self.k.lanes, len(x_rows)
+        # From what meets a word of weights to what meets the next.
+        self.pitch = self.each * (1 if self.wide is None else rows)
         sums = k.tile("sum", rows, self.shape.vectors, lanes)
         for j in range(self.shape.vectors):
             bias = k.let("bias", self.bias.load(self.column + j * lanes, lanes))
@@ -258,13 +319,20 @@ class _BlockGemm:
         with k.loop("word", 0, self.words) as word:
             block = k.let("block", tirx.shift_right(word * self.each, self.shift))
             self._fetch(word, word + 1)
-            for j in range(self.shape.vectors):
-                scale = self._scale(block * self.width + j * lanes)
-                numbers = self.weights.numbers(self.panel, (word * self.width + j * lanes) * BYTES)
-                for i, number in enumerate(numbers):
-                    weight = k.let("weight", number * scale)
-                    for row, x_row in zip(sums, x_rows, strict=True):
-                        row[j].add(self._factor(x_row, word, i) * weight)
+            vectors = range(self.shape.vectors)
+            scales = [self._scale(block * self.width + j * lanes) for j in vectors]
+            numbers = [
+                self.weights.numbers(self.panel, (word * self.width + j * lanes) * BYTES) for j in vectors
+            ]
+            # One number of each row at a time: what is read of a row would take the registers of sums.
+            for i in range(self.each):
+                weights = [
+                    k.let("weight", found[i] * scale) for found, scale in zip(numbers, scales, strict=True)
+                ]
+                for row, x_row in zip(sums, x_rows, strict=True):
+                    factor = k.let("factor", self._factor(x_row, word, i))
+                    for register, weight in zip(row, weights, strict=True):
+                        register.add(factor * weight)
 
     def _by_blocks(self, sums: list[Register], x_row: Memory, *, raised: bool) -> None:
         """One row: the scale is left to the end of a block, and each place in a word has a sum of its own.
@@ -331,7 +399,7 @@ class _BlockGemm:
             self.panel.prefetch(place * line + AHEAD, level=2)
 
     def _factor(self, row: Memory, word: Expr, i: int) -> Expr:
-        return self.k.spread(row.load(word * self.each + i), self.k.lanes)
+        return self.k.spread(row.load(word * self.pitch + i), self.k.lanes)
 
     def _finish(self, sums: list[list[Register]]) -> None:
         k, lanes = self.k, self.k.lanes

@@ -112,7 +112,7 @@ def _arithmetic(state: Lowering, value: Value) -> type[Arithmetic]:
     x, w, bias, *residual = value.args
     if x.dtype is DType.BF16 and bias.dtype is DType.F32:
         return bf16_of(state.target)
-    require_f32(value, state.target, [x, bias, *residual])
+    require_f32(value, state.target, [x, bias, *residual], result=not value.attr("rounded"))
     return HalfWeights if w.dtype is DType.F16 else F32
 
 

@@ -12,7 +12,6 @@ from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
 from isthmus.kernels import (
     block_bytes,
     block_gemm,
-    block_row,
     byte_rows,
     byte_steps,
     gemm,
@@ -145,7 +144,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         raise not_on_target(value, state.target, "its weight is not packed")
     (k, n), width = q.t.static_shape, q.t.encoding.width
     block = k // scale.t.static_shape[0]
-    room = block_row.scratch_floats(state.target, k)
+    room = block_gemm.scratch_floats(state.target, k, x.dtype)
     source, rows, ldx = state.rows(x)
     place, ldy = row_result(state, value, n)
     args: list[Arg] = [
@@ -159,7 +158,7 @@ def _block_linear(state: Lowering, value: Value) -> None:
         distance(ldx),
         distance(ldy),
     ]
-    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype)
+    kernel = block_gemm.kernel(state.target, _kind(value), scale.dtype, x.dtype)
     state.call(kernel, args, place.buffer, value, rows, panels=-(-n // width), row_local=True)
     state.views[value] = place
 

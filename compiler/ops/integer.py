@@ -108,7 +108,8 @@ quantize_rows = Op(
 )
 
 
-# What block_linear takes as matrix, and as scales.
+# What block_linear takes as rows, as matrix, and as scales.
+BLOCK_FLOATS = (DType.F32, DType.BF16, DType.F16)
 BLOCK_TYPES = (DType.I8, DType.F8E4M3, DType.F8E5M2)
 BLOCK_SCALES = (DType.F32, DType.F16, DType.F8E8M0)
 
@@ -123,11 +124,20 @@ def is_block_size(rows: int) -> bool:
 
 
 def _block_linear_infer(
-    x: TensorType, q: TensorType, scale: TensorType, bias: TensorType, *, bits: int, floats: bool
+    x: TensorType,
+    q: TensorType,
+    scale: TensorType,
+    bias: TensorType,
+    *,
+    bits: int,
+    floats: bool,
 ) -> TensorType:
-    if x.dtype is not DType.F32 or q.dtype not in BLOCK_TYPES or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
+    if x.dtype not in BLOCK_FLOATS:
+        known = ", ".join(map(str, BLOCK_FLOATS))
+        raise TypeMismatch(f"block_linear takes rows of {known}, got {x}")
+    if q.dtype not in BLOCK_TYPES or q.rank != 2 or x.shape[-1:] != q.shape[:1]:
         known = ", ".join(map(str, BLOCK_TYPES))
-        raise TypeMismatch(f"block_linear takes rows of f32 and a matrix of {known}, got {x} and {q}")
+        raise TypeMismatch(f"block_linear takes rows and a matrix of {known}, got {x} and {q}")
     (k, n), columns = q.static_shape, q.shape[1:]
     if scale.dtype not in BLOCK_SCALES or scale.rank != 2 or scale.shape[1:] != columns:
         known = ", ".join(map(str, BLOCK_SCALES))
@@ -139,11 +149,17 @@ def _block_linear_infer(
         raise TypeMismatch(f"{bits} bits of {q.dtype}{', floats' * floats}")
     if bias != TensorType(DType.F32, columns, bias.encoding):
         raise TypeMismatch(f"the bias must be f32 for each column of {q}, got {bias}")
-    return x.with_shape((*x.shape[:-1], n))
+    return TensorType(DType.F32, (*x.shape[:-1], n))
 
 
 def _block_linear_reference(
-    x: Array, q: Array, scale: Array, bias: Array, *, bits: int, floats: bool = False
+    x: Array,
+    q: Array,
+    scale: Array,
+    bias: Array,
+    *,
+    bits: int,
+    floats: bool = False,
 ) -> Array:
     w = q.astype(np.float32) * np.repeat(scale.astype(np.float32), q.shape[0] // scale.shape[0], 0)
     return np.asarray(matmul_reference(x, w) + bias)
@@ -157,10 +173,10 @@ block_linear = Op(
     {"bits": Kind.INT, "floats": Kind.BOOL},
     {"bits": 8, "floats": False},
     doc=(
-        "x @ (q * scale) + bias in f32; x [..., K], q i8 [K, N] that fits `bits` (4 or 8), or finite numbers "
-        "of f8e4m3 or f8e5m2, scale f32, f16 or f8e8m0 [G, N], one for each K / G rows of q (a power of two "
-        "from 8 on), bias f32 [N]. With `floats` q are twice what floats of 4 bits (E2M1) stand for: 0, 1, "
-        "2, 3, 4, 6, 8, 12, with either sign."
+        "x @ (q * scale) + bias in f32; x f32, bf16 or f16 [..., K], q i8 [K, N] that "
+        "fits `bits` (4 or 8), or finite numbers of f8e4m3 or f8e5m2, scale f32, f16 or f8e8m0 [G, N], one "
+        "for each K / G rows of q (a power of two from 8 on), bias f32 [N]. With `floats` q are twice what "
+        "floats of 4 bits (E2M1) stand for: 0, 1, 2, 3, 4, 6, 8, 12, with either sign."
     ),
 )
 

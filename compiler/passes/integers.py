@@ -14,7 +14,7 @@ import numpy as np
 from isthmus.ir.graph import Value, constant, weight_of
 from isthmus.ir.types import Array, DType
 from isthmus.ops import movement
-from isthmus.ops.integer import BLOCK_TYPES, BYTES, MOST_TERMS, is_block_size
+from isthmus.ops.integer import BLOCK_FLOATS, BLOCK_TYPES, BYTES, MOST_TERMS, is_block_size
 from isthmus.ops.movement import concat, reshape
 from isthmus.ops.pointwise import add, cast, sub
 from isthmus.ops.quantize import dequantize, limits
@@ -24,6 +24,12 @@ from isthmus.passes.constants import Computed, array_of, is_constant, name_of, w
 FLOATS = ("floats", 0)
 # Ops that move the elements of one argument about, whatever they are.
 MOVES = (movement.reshape, movement.transpose, movement.slice_, movement.broadcast, movement.windows)
+
+
+def is_quantized(matrix: Value) -> bool:
+    """Whether `matrix` is what a constant of integers or small floats stands for, in blocks or not."""
+    inner = matrix.args[0] if matrix.op is movement.reshape else matrix
+    return inner.op is dequantize and weight_of(inner.args[0]) is not None
 
 
 def is_integer_matrix(value: Value) -> bool:
@@ -138,7 +144,8 @@ def is_block_matrix(value: Value) -> bool:
 
 
 def block_matrix(w: Value) -> Value | None:
-    """The constant `w`, dequantized in blocks of one column, as a block matrix; None if it is none."""
+    """The constant `w`, dequantized in blocks of one column, as a block matrix, in f32 where it is narrower;
+    None if it is none."""
     found = _dequantized_blocks(w)
     if found is None:
         return None
@@ -158,8 +165,9 @@ def block_matrix(w: Value) -> Value | None:
         narrow, numbers = narrowed(add(wide, wide)), numbers / 2
     elif q.dtype not in BLOCK_TYPES[1:]:
         narrow = matrix_of_bytes(q, zero[0] if zero else None)
-    if narrow is None or scale.dtype is not DType.F32:
+    if narrow is None or scale.dtype not in BLOCK_FLOATS:
         return None
+    numbers = numbers.astype(np.float32)
     scales = np.broadcast_to(numbers, tuple(1 if i == axis else d for i, d in enumerate(q.t.static_shape)))
     if turned:
         narrow = weight_from(movement.transpose(narrow, perm=(1, 2, 0)), f"{name_of(narrow)}.transposed")
@@ -176,7 +184,9 @@ def float_blocks(w: Value) -> Value | None:
     if inner.op is not dequantize or inner.t.rank != 2 or inner.args[0].dtype not in BLOCK_TYPES[1:]:
         return None
     q, scale = inner.args
-    if weight_of(q) is None or scale.dtype is not DType.F32 or not _each_column(scale, 2, 0 if turned else 1):
+    if weight_of(q) is None or not _each_column(scale, 2, 0 if turned else 1):
+        return None
+    if scale.dtype not in BLOCK_FLOATS:
         return None
     if turned:
         q = weight_from(movement.transpose(q, perm=(1, 0)), f"{name_of(q)}.transposed")
@@ -186,7 +196,8 @@ def float_blocks(w: Value) -> Value | None:
     if not is_block_size(size):
         return None
     blocks = weight_from(reshape(q, shape=(depth // size, size, columns)), f"{name_of(q)}.blocks")
-    scales = np.broadcast_to(array_of(scale).reshape(-1), (depth // size, 1, columns))
+    numbers = array_of(scale).astype(np.float32).reshape(-1)
+    scales = np.broadcast_to(numbers, (depth // size, 1, columns))
     whole = dequantize(blocks, constant(f"{name_of(q)}.scales", np.ascontiguousarray(scales)), loc=w.loc)
     return reshape(whole, shape=w.shape, loc=w.loc)
 

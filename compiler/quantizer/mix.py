@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.ir.graph import INPUT, Graph, Value, walk
+from isthmus.ops.pointwise import cast
 from isthmus.passes.quantize.layers import products
 
 
@@ -35,8 +36,10 @@ class Flow:
         return self._made[original]
 
     def put(self, name: str, value: Value) -> None:
-        """`value` in the place of the product called `name`."""
-        self._made[self.products[name]] = value
+        """`value` in the place of the product called `name`, which this program may have rounded."""
+        product = self.products[name]
+        same = value.dtype is product.dtype
+        self._made[product] = value if same else cast(value, dtype=product.dtype, loc=product.loc)
 
 
 def flows(graphs: Sequence[Graph]) -> tuple[Flow, ...]:

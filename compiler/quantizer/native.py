@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from isthmus.driver import Options, compile_program, find_target
 from isthmus.ir.graph import Graph, Program, Value
-from isthmus.ir.types import Array
+from isthmus.ir.types import Array, DType
+from isthmus.ops.pointwise import cast
 from isthmus.passes.pipeline import LEGALIZE
 from isthmus.runtime import load
 
@@ -32,6 +33,12 @@ def running(program: Program, options: Options) -> Iterator[Run]:
 
 
 def watched(program: Program, values: Sequence[Value]) -> Program:
-    """`program` with one graph whose outputs are `values`, by their number; constants are left out."""
-    outputs = tuple((str(number), value) for number, value in enumerate(values))
+    """`program` with one graph whose outputs are `values`, by their number, bf16 as f32; constants are left
+    out."""
+    outputs = tuple((str(number), _readable(value)) for number, value in enumerate(values))
     return replace(program, graphs=(Graph(program.main.name, program.main.inputs, outputs),))
+
+
+def _readable(value: Value) -> Value:
+    """`value` as NumPy has it, which knows no bf16."""
+    return cast(value, dtype=DType.F32, loc=value.loc) if value.dtype is DType.BF16 else value

@@ -12,7 +12,7 @@ from isthmus.ir.graph import Program
 from isthmus.passes import pipeline
 from isthmus.passes.quantize.bf16 import FLOATS
 from isthmus.passes.quantize.equalize import Equalize
-from isthmus.passes.quantize.options import SCHEMES, Quantization
+from isthmus.passes.quantize.options import SCHEMES, WITH_FLOATS, Quantization, quantization_of
 from isthmus.passes.quantize.phase import Quantize
 from isthmus.passes.quantize.recipe import Recipe, choose, make_recipe, no_data
 from isthmus.passes.sparsify.options import Sparsity, parse_sparsity
@@ -52,7 +52,7 @@ AUTO = "auto"
 
 def precisions() -> tuple[str, ...]:
     """Every name that `asked` takes as a precision."""
-    return tuple(dict.fromkeys((*SCHEMES, *FLOATS, AUTO)))
+    return tuple(dict.fromkeys((*SCHEMES, *FLOATS, AUTO, *WITH_FLOATS)))
 
 
 def asked(
@@ -69,6 +69,8 @@ def asked(
     in float. Pruning is by magnitude without data, and else by what does best with it. Raises ModelError for
     an unknown name, and a budget that nothing would spend.
     """
+    if isinstance(precision, str) and "+" in precision and precision.partition("+")[0] in SCHEMES:
+        precision = quantization_of(precision)
     if isinstance(precision, str) and precision not in precisions():
         text, hint = f"no precision called {precision!r}", nearest(precision, precisions())
         raise ModelError(Problem(Code.BAD_OPTION, text, "--precision", hint))
@@ -88,11 +90,13 @@ def asked(
         return Asked(Quantization(), AUTO, data, tokenizer, budget or Budget(), thin)
     spent = budget if thin is None else None
     if isinstance(precision, Quantization):
+        if precision.floats != "f32":
+            _require_no_budget(str(precision), spent)
         return Asked(precision, str(precision), data, tokenizer, spent, thin, thinning)
     if precision in FLOATS or (precision in SCHEMES and SCHEMES[precision] is None):
         _require_no_budget(precision, spent)
         return Asked(None, precision, data, tokenizer, None, thin, thinning)
-    return Asked(Quantization(precision), precision, data, tokenizer, spent, thin, thinning)
+    return Asked(quantization_of(precision), precision, data, tokenizer, spent, thin, thinning)
 
 
 def _require_no_budget(precision: str, budget: Budget | None) -> None:
@@ -167,13 +171,17 @@ def with_precision(
         passes = (*passes, Equalize())
         fused = passes[-1](fused, target, lambda _: None)
     recipe = _recipe(fused, quantization, wanted, (used, held), target, options)
-    placed = Quantize(recipe)
+    placed: tuple[Pass, ...] = (Quantize(recipe), *FLOATS.get(quantization.floats, ()))
     ladder = None
     if held and measured:
         options.progress(f"accuracy ({len(held)} requests)")
-        ladder = climb(fused, placed(fused, target, lambda _: None), held, options)
-    found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder)
-    return replace(options, precision=wanted.precision, quantize=(*passes, placed), quantization=found)
+        low = fused
+        for step in placed:
+            low = step(low, target, lambda _: None)
+        ladder = climb(fused, low, held, options)
+    kept_bytes = 4 if quantization.floats == "f32" else 2
+    found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder, kept_bytes)
+    return replace(options, precision=wanted.precision, quantize=(*passes, *placed), quantization=found)
 
 
 def _recipe(

@@ -16,8 +16,11 @@ from isthmus.quantizer.ladder import Distance, Ladder
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 
-def about(fused: Program, recipe: Recipe, calibrated: int, ladder: Ladder | None) -> dict[str, Json]:
-    """The section `quantization` of report.json. `calibrated` counts requests; no ladder: none were given."""
+def about(
+    fused: Program, recipe: Recipe, calibrated: int, ladder: Ladder | None, kept_bytes: int = 4
+) -> dict[str, Json]:
+    """The section `quantization` of report.json. `calibrated` counts requests; no ladder: none were given. A
+    number of the layers that are not quantized takes `kept_bytes`."""
     layers = layers_of(fused.main)
     rungs = {} if ladder is None else {rung.name: rung for rung in ladder.rungs}
     rows: list[Json] = []
@@ -45,7 +48,7 @@ def about(fused: Program, recipe: Recipe, calibrated: int, ladder: Ladder | None
             "f32": sum(
                 layer.matrix.t.static_shape[0] * layer.matrix.t.static_shape[1] * 4 for layer in layers
             ),
-            "stored": stored_bytes(layers, recipe),
+            "stored": stored_bytes(layers, recipe, kept_bytes),
         },
         "layers": rows,
         "outputs": {} if ladder is None else {name: as_json(found) for name, found in ladder.outputs.items()},
@@ -74,16 +77,16 @@ def of_matrix(layer: Layer, recipe: LayerRecipe) -> Distance:
     return distance
 
 
-def stored_bytes(layers: Sequence[Layer], recipe: Recipe) -> int:
+def stored_bytes(layers: Sequence[Layer], recipe: Recipe, kept_bytes: int = 4) -> int:
     """What matrices take with their scales and zero points; those kept in float as such."""
-    return sum(bytes_of(layer, recipe) for layer in layers)
+    return sum(bytes_of(layer, recipe, kept_bytes) for layer in layers)
 
 
-def bytes_of(layer: Layer, recipe: Recipe) -> int:
+def bytes_of(layer: Layer, recipe: Recipe, kept_bytes: int = 4) -> int:
     """The same of one layer."""
     chosen = recipe.layers.get(layer.name)
     if chosen is None:
-        return math.prod(layer.matrix.t.static_shape) * (2 if layer.name in recipe.narrow else 4)
+        return math.prod(layer.matrix.t.static_shape) * (2 if layer.name in recipe.narrow else kept_bytes)
     bits, grid = chosen.scheme.bits, chosen.matrix.grid
     scales = grid.scale.size * (2 if chosen.scheme.group and fits_f16(grid.scale) else 4)
     zeros = 0 if grid.zero is None else -(-grid.zero.size * bits // 8)

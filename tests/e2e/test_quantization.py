@@ -108,6 +108,13 @@ def test_int4_with_rows_of_bytes(measured: Callable[..., Agreement], exact: Agre
     assert abs(measured("int4-dynamic").pearson - exact.pearson) <= 0.01
 
 
+@pytest.mark.parametrize("precision", ["int4+bf16", "int4+f16"])
+def test_int4_beside_floats_of_16_bits(
+    precision: str, measured: Callable[..., Agreement], exact: Agreement
+) -> None:
+    assert abs(measured(precision).pearson - exact.pearson) <= 0.01
+
+
 @pytest.mark.parametrize("precision", ["fp8-e4m3", "mxfp8"])
 def test_floats_of_8_bits(precision: str, measured: Callable[..., Agreement], exact: Agreement) -> None:
     """Three bits of mantissa and no data: between int8 and int4."""

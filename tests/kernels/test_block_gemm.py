@@ -138,6 +138,33 @@ def test_floats_of_few_bits(
             np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "x_in"), [("q4", DType.BF16), ("q4", DType.F16), ("q8", DType.F16), ("e4m3", DType.BF16)]
+)
+def test_rows_of_16_bits(kind: str, x_in: DType, target: Target, compiled: Compiled) -> None:
+    """The same numbers as from these rows in f32."""
+    exact = compiled(block_gemm.kernel(target, kind))
+    call, width = compiled(block_gemm.kernel(target, kind, x=x_in)), gemm.panel_width(target)
+    rng, bits = np.random.default_rng(7), 4 if kind == "q4" else 8
+    for depth, columns in ((8, 1), (40, 47), (96, 100)):
+        q = rng.integers(-(1 << bits - 1), 1 << bits - 1, (depth, columns)).astype(np.int8)
+        if kind == "e4m3":
+            q = rng.normal(0, 20, (depth, columns)).astype(DType.F8E4M3.numpy)
+        scale = rng.uniform(0.01, 0.1, (depth // 8, columns)).astype(np.float32)
+        bias = rng.standard_normal(columns).astype(np.float32)
+        stored = (Nibbles(width) if bits == 4 else Interleaved(width, 4)).encode(q)
+        operands = stored, Panels(width).encode(scale), Padded(width).encode(bias)
+        for rows in (1, 2, 9, 17):
+            x = np.full((rows, depth + 3), np.nan, x_in.numpy)
+            x[:, :depth] = rng.standard_normal((rows, depth))
+            y, wanted = (np.full((rows, columns + 2), GUARD, np.float32) for _ in range(2))
+            sizes = depth, columns, 3, depth + 3, columns + 2, 0, rows, 0, -(-columns // width)
+            room = np.full(block_gemm.scratch_floats(target, depth, x_in), np.nan, np.float32)
+            call(x, *operands, y, room, *sizes)
+            exact(x.astype(np.float32), *operands, wanted, *scratch(target, depth), *sizes)
+            np.testing.assert_array_equal(y, wanted)
+
+
 @pytest.mark.parametrize("dtype", [DType.F8E4M3, DType.F8E5M2])
 def test_every_float_of_8_bits(dtype: DType, target: Target, compiled: Compiled) -> None:
     """Each finite code alone, exactly."""
@@ -168,3 +195,5 @@ def test_there_are_no_other_kinds(target: Target) -> None:
         block_gemm.kernel(target, "q2")
     with pytest.raises(CompilerBug, match="scales in f64"):
         block_gemm.kernel(target, "q8", DType.F64)
+    with pytest.raises(CompilerBug, match="rows of i8"):
+        block_gemm.kernel(target, "q8", x=DType.I8)

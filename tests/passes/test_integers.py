@@ -11,6 +11,7 @@ from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program, Value, constant, weight_of
 from isthmus.ir.types import DType
 from isthmus.lowering.lower import lower
+from isthmus.ops.integer import block_linear
 from isthmus.ops.movement import reshape, transpose
 from isthmus.ops.nn import linear, matmul
 from isthmus.ops.pointwise import add, cast, gelu, mul, sub
@@ -114,6 +115,22 @@ def test_a_chip_with_a_routine_gets_the_sums(target: Target) -> None:
     whole, _ = program([maker.case(mul(cast(total, dtype=DType.F32), number(0.5)))])
     after = run(whole, replace(target, routines=(routine,)))
     assert "integer_matmul" in {v.op.name for v in after.main.nodes()}
+
+
+@pytest.mark.parametrize("dtype", [DType.F16, DType.BF16])
+def test_blocks_beside_rows_of_16_bits(dtype: DType, target: Target) -> None:
+    """As decoders are exported in f16: products read rows as they are."""
+    maker = Maker("test", f"blocks by {dtype}")
+    x, matrices = maker.floats(f"{dtype}[b,n,32]"), []
+    for width in (N, 32):
+        q = constant(f"q{width}", np.arange(2 * 16 * width).reshape(2, 16, width).astype(np.int8) % 16)
+        scale = constant(f"s{width}", maker.scales(2 * width).reshape(2, 1, width).astype(dtype.numpy))
+        matrices.append(reshape(dequantize(q, scale), shape=(32, width)))
+    hidden = matmul(x, matrices[1])
+    both = add(matmul(hidden, matrices[0]), matmul(gelu(hidden), matrices[0]))
+    after = legal(both, maker, target, {DType.F16: 2e-3, DType.BF16: 2e-2}[dtype])
+    products = [v for v in after.main.nodes() if v.op is block_linear]
+    assert [v.args[0].dtype for v in products] == [dtype] * 3
 
 
 @pytest.mark.parametrize(("low", "bits"), [(-8, 4), (-100, 8)])

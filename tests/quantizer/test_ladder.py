@@ -15,6 +15,8 @@ from isthmus.driver import Options
 from isthmus.errors import ModelError
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program
+from isthmus.ir.types import DType
+from isthmus.passes.quantize.bf16 import NarrowProducts
 from isthmus.passes.quantize.integers import Integers
 from isthmus.passes.quantize.layers import products
 from isthmus.passes.quantize.options import Quantization
@@ -43,6 +45,15 @@ def damaged(name: str) -> Program:
 
 def answer(graph: object) -> np.ndarray:
     return evaluate(graph, requests()[0])["scores"]  # type: ignore[arg-type]
+
+
+def test_products_that_round_their_results() -> None:
+    """bf16 in one program and f32 in the other: they are compared as the numbers they are."""
+    low = NarrowProducts()(EXACT, x86_64.TARGETS[0], lambda _: None)
+    assert products(low.main)[UP].dtype is DType.BF16
+    ladder = climb(EXACT, low, requests(2), OPTIONS)
+    assert [rung.name for rung in ladder.rungs] == [UP, DOWN, HEAD]
+    assert all(40 < distance.sqnr < 80 for rung in ladder.rungs for distance in (rung.alone, rung.together))
 
 
 def test_distances_by_hand() -> None:

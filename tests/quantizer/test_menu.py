@@ -121,6 +121,7 @@ def test_the_report_and_sizes_of_mixed_layers(menu: Menu) -> None:
     assert schemes == [(UP, "bf16"), (DOWN, "w4-g32-afloat"), (HEAD, None)]
     up, down, head = (int(np.prod(layer.matrix.t.static_shape)) for layer in layers_of(EXACT.main))
     assert stored_bytes(layers_of(EXACT.main), recipe) == 2 * up + down * 4.5 / 8 + 4 * head
+    assert stored_bytes(layers_of(EXACT.main), recipe, 2) == 2 * up + down * 4.5 / 8 + 2 * head
     assert str(recipe) == "bf16 or int8 or int4" and recipe.rounds == "bf16"
     assert menu.recipe({UP: "int8"}).rounds == "i8" and menu.recipe({UP: "int4"}).rounds == ""
 

@@ -11,7 +11,8 @@ from layer_models import WIDTH, layer_model, save
 
 import isthmus
 from isthmus.errors import Code, ModelError
-from isthmus.quantizer.plan import split
+from isthmus.passes.quantize.options import Floats
+from isthmus.quantizer.plan import asked, split
 
 Request = dict[str, np.ndarray]
 
@@ -50,6 +51,22 @@ def test_bundles_answer_nearly_as_the_model(model: Path, tmp_path: Path, asked: 
     found = answers(model, tmp_path / "low", precision=asked, calibration=given())
     off = np.linalg.norm(found - exact) / np.linalg.norm(exact)
     assert 1e-4 < off < (0.02 if "int8" in str(asked) else 0.15)
+
+
+@pytest.mark.parametrize("floats", ["bf16", "f16"])
+def test_floats_of_16_bits_beside_few(model: Path, tmp_path: Path, floats: Floats) -> None:
+    scheme = isthmus.Scheme(4, 16)
+    few, both = (
+        answers(model, tmp_path / f, precision=isthmus.Quantization(scheme, protect=False, floats=f))
+        for f in ("f32", floats)
+    )
+    assert 1e-5 < np.linalg.norm(both - few) / np.linalg.norm(few) < 0.01
+
+
+def test_floats_and_a_budget_are_refused() -> None:
+    asked("int4+bf16")
+    with pytest.raises(ModelError, match=r"int4\+bf16 is the precision of all layers"):
+        asked("int4+bf16", budget=isthmus.Budget(0.01))
 
 
 def test_a_bundle_says_what_it_computes_in(model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from isthmus.ir.graph import Graph, Program, Value, use_counts
 from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.types import DType
-from isthmus.ops.integer import BYTES
+from isthmus.ops.integer import BLOCK_FLOATS, BYTES
 from isthmus.ops.movement import full
 from isthmus.ops.nn import matmul
 from isthmus.ops.pointwise import add, cast, mul, sub
@@ -34,7 +34,8 @@ from isthmus.target import Target
 @dataclass(frozen=True, slots=True)
 class KeepIntegers:
     """Products of bytes with constant matrices become `matmul(dequantize(q, s[, z]), integer matrix)`, those
-    of other rows with matrices in blocks, or of floats of 8 bits, `matmul(x, block matrix)`.
+    of other rows with matrices in blocks, or of floats of 8 bits, `matmul(x, block matrix)`: in f32 between
+    casts where the model has f16 or bf16, so that the matrix is not rounded to that.
 
     Said so already (QDQ), only the matrix changes: its zero points and transpositions are computed now. What
     is said as sums of integers that are scaled, `f32((q - z) @ (w - v) [+ bias]) * scale`, is the same.
@@ -54,25 +55,33 @@ class KeepIntegers:
         return program.map_graphs(lambda graph: self._graph(graph, sums, watch))
 
     def _graph(self, graph: Graph, sums: bool, watch: Watch) -> Graph:
-        return mapped(graph, partial(_changed, use_counts(graph), sums), watch, self.name)
+        return mapped(graph, partial(_changed, use_counts(graph), {}, sums), watch, self.name)
 
 
-def _changed(uses: dict[Value, int], sums: bool, node: Value, new: Value) -> Value | None:
-    if new.op is matmul and new.dtype is DType.F32:
-        return _product(new)
+def _changed(
+    uses: dict[Value, int], widened: dict[Value, Value], sums: bool, node: Value, new: Value
+) -> Value | None:
+    if new.op is matmul and new.dtype in BLOCK_FLOATS:
+        return _product(widened, new)
     if sums and new.op is mul and new.dtype is DType.F32:
         found = (_scaled(uses, node, new, place) for place in (0, 1))
         return next((product for product in found if product is not None), None)
     return None
 
 
-def _product(product: Value) -> Value | None:
+def _product(widened: dict[Value, Value], product: Value) -> Value | None:
+    """`widened` has the rows that other products read in f32 as well: they may become one."""
     x, w = product.args
     if is_integer_matrix(w) or is_block_matrix(w):
         return None
     matrix = integer_matrix(w) if is_integer_rows(x) else block_matrix(w)
     matrix = float_blocks(w) if matrix is None else matrix
-    return None if matrix is None else matmul(x, matrix, loc=product.loc)
+    if matrix is None:
+        return None
+    if product.dtype is DType.F32:
+        return matmul(x, matrix, loc=product.loc)
+    wide = widened.setdefault(x, cast(x, dtype=DType.F32, loc=x.loc))
+    return cast(matmul(wide, matrix, loc=product.loc), dtype=product.dtype, loc=product.loc)
 
 
 def _scaled(uses: dict[Value, int], old: Value, node: Value, place: int) -> Value | None:

@@ -14,6 +14,7 @@ from isthmus.ir.rewrite import Rule, Watch, splat
 from isthmus.ir.small_floats import are_numbers
 from isthmus.ir.types import Array, DType
 from isthmus.ops.integer import (
+    BLOCK_FLOATS,
     FEWEST_BYTES,
     MOST_TERMS,
     block_linear,
@@ -113,7 +114,10 @@ def _offset(zero: Value, w: Value) -> Value:
 @dataclass(frozen=True, slots=True)
 class BlockLinear:
     """`linear(x, block matrix, ..)` becomes `block_linear`, and what follows the product ops of their own;
-    where x are bytes without a zero point, `integer_block_linear`."""
+    where x are bytes without a zero point, `integer_block_linear`.
+
+    Rows of 16 bits that are cast to f32 for it are read as they are.
+    """
 
     @property
     def name(self) -> str:
@@ -129,9 +133,9 @@ class BlockLinear:
 
 
 def _block_linear(made: dict[Value, Value], node: Value, new: Value) -> Value | None:
-    if new.op is not linear or new.dtype is not DType.F32 or is_constant(new.args[0]):
+    if new.op is not linear or new.args[2].dtype is not DType.F32 or is_constant(new.args[0]):
         return None
-    x, w, bias, *residual = new.args
+    x, w, *_ = new.args
     matrix = w if is_block_matrix(w) else block_matrix(w)
     if matrix is None:
         return None
@@ -145,25 +149,39 @@ def _block_linear(made: dict[Value, Value], node: Value, new: Value) -> Value | 
     if fits_e8m0(numbers) or fits_f16(numbers):
         scales = cast(scales, dtype=DType.F8E8M0 if fits_e8m0(numbers) else DType.F16)
     scales = weight_from(scales, f"{name_of(q)}.scales")
-    activation = new.attr("activation")
-    if _sums_bytes(x, q) and not storage.get("floats", True):
-        rows, x_scale, _ = _rows(x)
-        rows = made.setdefault(rows, _quantized_rows(rows))
-        return integer_block_linear(
-            rows,
-            flat,
-            scales,
-            x_scale,
-            bias,
-            *residual,
-            loc=new.loc,
-            bits=storage["bits"],
-            activation=activation,
-        )
-    total = block_linear(x, flat, scales, bias, loc=new.loc, **storage)
+    in_bytes = _sums_bytes(x, q) and not storage.get("floats", True)
+    if in_bytes:
+        total = _sum_of_bytes(made, new, flat, scales, storage)
+    else:
+        total = _sum_of_floats(new, flat, scales, storage)
+    return total if new.dtype is DType.F32 else cast(total, dtype=new.dtype, loc=new.loc)
+
+
+def _sum_of_bytes(
+    made: dict[Value, Value], new: Value, flat: Value, scales: Value, storage: dict[str, Attr]
+) -> Value:
+    x, _, bias, *residual = new.args
+    rows, x_scale, _ = _rows(x)
+    rows = made.setdefault(rows, _quantized_rows(rows))
+    attributes = {"bits": storage["bits"], "activation": new.attr("activation")}
+    return integer_block_linear(rows, flat, scales, x_scale, bias, *residual, loc=new.loc, **attributes)
+
+
+def _sum_of_floats(new: Value, flat: Value, scales: Value, storage: dict[str, Attr]) -> Value:
+    x, _, bias, *residual = new.args
+    total = block_linear(_as_stored(x), flat, scales, bias, loc=new.loc, **storage)
     for added in residual:
         total = add(total, added, loc=new.loc)
+    activation = new.attr("activation")
     return total if activation == "none" else ACTIVATIONS[activation](total, loc=new.loc)
+
+
+def _as_stored(x: Value) -> Value:
+    """Rows of f32 as they were before they were widened."""
+    if x.op in MOVES:
+        inner = _as_stored(x.args[0])
+        return x if inner is x.args[0] else x.op(inner, loc=x.loc, **dict(x.attrs))
+    return x.args[0] if x.op is cast and x.args[0].dtype in BLOCK_FLOATS else x
 
 
 def _sums_bytes(x: Value, q: Value) -> bool:

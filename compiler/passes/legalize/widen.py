@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from isthmus.ir.graph import Attr, Marker, Op, Value
+from isthmus.ir.graph import Attr, Marker, Op, Value, weight_of
 from isthmus.ir.rewrite import Match, Rule
 from isthmus.ir.types import DType
 from isthmus.ops import nn
@@ -64,8 +64,21 @@ def computes_wide(node: Value) -> bool:
 
 
 def _in_f32(m: Match) -> Value:
+    if m.root.op is nn.linear and m.root.dtype in HALVES and weight_of(m.root.args[1]) is not None:
+        return _linear(m.root)
     args = (a if a.dtype is DType.F32 else cast(a, dtype=DType.F32) for a in m.root.args)
     return cast(m.root.op(*args, loc=m.root.loc, **dict(m.root.attrs)), dtype=m.root.dtype)
+
+
+def _linear(node: Value) -> Value:
+    """The matrix stays as it is: kernels widen it as they read it, or multiply bf16."""
+    x, w, *sums = node.args
+    wide = [cast(a, dtype=DType.F32) for a in sums]
+    activation = node.attr("activation")
+    if node.dtype is DType.BF16:
+        return nn.linear(x, w, *wide, activation=activation, rounded=True, loc=node.loc)
+    product = nn.linear(cast(x, dtype=DType.F32), w, *wide, activation=activation, loc=node.loc)
+    return cast(product, dtype=node.dtype)
 
 
 def _find(op: Op, arity: int) -> Callable[..., Value]:

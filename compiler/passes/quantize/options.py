@@ -14,6 +14,7 @@ Bits: TypeAlias = Literal[8, 4]
 Activations: TypeAlias = Literal["float", "dynamic", "static"]
 Method: TypeAlias = Literal["round", "gptq", "awq"]
 Attention: TypeAlias = Literal["int8", "bf16", "f32"]
+Floats: TypeAlias = Literal["f32", "bf16", "f16"]
 Format: TypeAlias = Literal["integer", "fp8-e4m3", "fp8-e5m2", "mxfp8", "mxfp4", "nvfp4"]
 Observer: TypeAlias = Literal["minmax", "percentile", "mse", "entropy"]
 
@@ -72,6 +73,14 @@ SCHEMES: Mapping[str, Scheme | None] = {
     "nvfp4": Scheme(4, group=16, format="nvfp4"),
 }
 
+# `--precision NAME+FLOATS`: the same, and the rest of the model as `--precision FLOATS` has it.
+WITH_FLOATS = tuple(
+    f"{name}+{floats}"
+    for name, scheme in SCHEMES.items()
+    if scheme is not None and scheme.activations == "float"
+    for floats in FLOATS
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
@@ -91,6 +100,10 @@ class Quantization:
     Where rows are integers, attention multiplies bytes as well on chips with an instruction for words of
     four, else rounds to bf16 where there is one for pairs (not in tiles yet); `attention` may allow only
     "bf16", or "f32", which rounds nothing.
+
+    `floats`, where all rows are floats: what rows beside quantized matrices are rounded to (sums stay f32),
+    and as what `--precision bf16` or `f16` the layers that are not quantized compute. In f16 a number of a
+    row beyond 65504 is infinite.
     """
 
     scheme: Scheme | str = "int8"
@@ -102,6 +115,7 @@ class Quantization:
     equalize: bool = False
     protect: bool = True
     attention: Attention = "int8"
+    floats: Floats = "f32"
 
     def __post_init__(self) -> None:
         problems = [
@@ -109,12 +123,28 @@ class Quantization:
             None if self.method is None else _choice_problem("method", self.method, get_args(Method)),
             _choice_problem("observer", self.observer, get_args(Observer)),
             _choice_problem("attention", self.attention, get_args(Attention)),
+            _choice_problem("floats", self.floats, get_args(Floats)),
             None
             if self.smooth is None or 0 <= self.smooth <= 1
             else Problem(Code.BAD_OPTION, f"smooth={self.smooth} is not between 0 and 1", "Quantization"),
         ]
         if found := [problem for problem in problems if problem is not None]:
             raise ModelError(found)
+        if (problem := self._floats_problem()) is not None:
+            raise ModelError(problem)
+
+    def _floats_problem(self) -> Problem | None:
+        """What is wrong with floats of 16 bits beside these schemes."""
+        if self.floats == "f32":
+            return None
+        asked = (self.scheme, *self.layers.values())
+        schemes = {str(scheme): found for scheme in asked if (found := resolved(scheme)) is not None}
+        integers = [name for name, scheme in schemes.items() if scheme.activations != "float"]
+        if schemes and not integers:
+            return None
+        beside = f"rows that are integers ({', '.join(integers)})" if integers else "no quantized matrix"
+        hint = f"{self.floats} is for rows of floats, as of int4, or by itself for a whole model"
+        return Problem(Code.BAD_OPTION, f"floats={self.floats!r} beside {beside}", "Quantization", hint)
 
     def wanted(self, layer: str) -> Scheme | None:
         """The scheme of the layer called `layer`, protection aside; None: float."""
@@ -144,7 +174,11 @@ class Quantization:
 
     def __str__(self) -> str:
         """One word for each option that is not the default, for the record in a bundle."""
-        parts = [str(self.scheme), *(f"{pattern}:{scheme}" for pattern, scheme in self.layers.items())]
+        floats = "" if self.floats == "f32" else f"+{self.floats}"
+        parts = [
+            f"{self.scheme}{floats}",
+            *(f"{pattern}:{scheme}" for pattern, scheme in self.layers.items()),
+        ]
         parts += [self.method] if self.method is not None else []
         parts += [self.observer] if self.observer != "mse" else []
         parts += [f"smooth:{self.smooth:g}"] if self.smooth is not None else []
@@ -153,6 +187,13 @@ class Quantization:
         parts += [] if self.protect else ["unprotected"]
         parts += [] if self.attention == "int8" else [f"attention:{self.attention}"]
         return " ".join(parts)
+
+
+def quantization_of(name: str) -> Quantization:
+    """What a name of `--precision` stands for, that of a scheme, with +FLOATS behind it or not. Raises
+    ModelError for others."""
+    scheme, plus, floats = name.partition("+")
+    return Quantization(scheme, floats=floats if plus else "f32")  # type: ignore[arg-type]
 
 
 def resolved(scheme: Scheme | str) -> Scheme | None:
@@ -164,7 +205,7 @@ def _scheme_problem(scheme: Scheme | str) -> Problem | None:
     if isinstance(scheme, str):
         if scheme in SCHEMES:
             return None
-        hint = nearest(scheme, [*SCHEMES, *FLOATS])
+        hint = nearest(scheme, [*SCHEMES, *FLOATS, *WITH_FLOATS])
         return Problem(Code.BAD_OPTION, f"no precision called {scheme!r}", "Quantization", hint)
     if scheme.bits not in get_args(Bits) or scheme.group < 0:
         text = f"{scheme.bits} bits in groups of {scheme.group}: bits are 8 or 4, groups positive"

@@ -312,6 +312,21 @@ def _blocks() -> Iterator[Case]:
             )
             x = maker.floats(f"f32[{rows},{k}]")
             yield maker.case(block_linear(x, *operands, bits=bits, floats=floats), SUM)
+    yield from _blocks_by_halves()
+
+
+def _blocks_by_halves() -> Iterator[Case]:
+    """Rows of 16 bits, as they lie in memory."""
+    sizes = (("1", 64, 48), ("n,b", 40, 5), ("m,n", 128, 70))
+    for bits, dtype, (rows, k, n) in product((4, 8), (DType.BF16, DType.F16), sizes):
+        name = f"block_linear {bits} bits {dtype}[{rows},{k}] x {n}"
+        maker = Maker("blocks", name)
+        least, most = limits(DType.I8, bits)
+        numbers = np.arange(k * n, dtype=np.int64).reshape(k, n) * 7919 % (most - least + 1) + least
+        scales = np.concatenate([maker.scales(n) for _ in range(k // 8)]).reshape(-1, n)
+        operands = constant(f"{name} q", numbers.astype(np.int8)), constant(f"{name} scales", scales)
+        x = maker.floats(f"{dtype}[{rows},{k}]")
+        yield maker.case(block_linear(x, *operands, maker.weight(n), bits=bits), SUM)
 
 
 def _bytes_by_blocks() -> Iterator[Case]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import isthmus
-from isthmus.errors import ModelError
-from isthmus.passes.quantize.options import SCHEMES, Quantization, Scheme
+from isthmus.errors import Code, ModelError
+from isthmus.passes.quantize.bf16 import FLOATS
+from isthmus.passes.quantize.options import SCHEMES, WITH_FLOATS, Quantization, Scheme, quantization_of
 
 
 def test_the_last_pattern_that_fits_wins() -> None:
@@ -40,6 +41,31 @@ def test_floats_have_their_bits_and_no_zero_points() -> None:
     for wrong in (Scheme(4, 32, format="mxfp8"), Scheme(8, 32, symmetric=False, format="fp8-e4m3")):
         with pytest.raises(ModelError, match="has 8 bits and no zero points"):
             Quantization(wrong)
+
+
+@pytest.mark.parametrize("name", WITH_FLOATS)
+def test_floats_beside_quantized_matrices(name: str) -> None:
+    scheme, floats = name.split("+")
+    asked = quantization_of(name)
+    assert asked == Quantization(scheme, floats=floats)  # type: ignore[arg-type]
+    assert str(asked) == name
+    (*_, last) = with_floats = FLOATS[floats]
+    assert len(with_floats) == (2 if floats == "f16" else 1) and str(last.dtype) == floats  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "layers", "floats", "message"),
+    [
+        ("int8", {}, "bf16", "floats='bf16' beside rows that are integers .int8"),
+        ("int4", {"*/q": "int8-static"}, "f16", "rows that are integers .int8-static"),
+        ("f32", {}, "bf16", "beside no quantized matrix"),
+        ("int4", {}, "f8", "floats='f8'"),
+    ],
+)
+def test_floats_that_mean_nothing(scheme: str, layers: dict[str, str], floats: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        Quantization(scheme, layers, floats=floats)  # type: ignore[arg-type]
+    assert {problem.code for problem in caught.value.problems} == {Code.BAD_OPTION}
 
 
 def test_wrong_options_are_all_told() -> None:
