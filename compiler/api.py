@@ -60,7 +60,7 @@ def compile(
     the mask is, and is what lets a batch cost the sum of its lengths with such outputs, too. `verify`
     runs the bundle's self-test when this machine can. Odd things (a weight with NaN) become warnings.
 
-    `precision` is a name ("int8", "int4-g64", ..) or an `isthmus.Quantization`. `calibration` is a `.npz`, a
+    `precision` is a name ("int8", "int4+bf16", ..) or an `isthmus.Quantization`. `calibration` is a `.npz`, a
     folder of them, a text file with a request a line (then `tokenizer` is a tokenizer.json), or anything that
     yields requests, arrays by input name. With a `budget` layers that would cost more stay in f32; "auto" has
     one, and chooses among several schemes for each layer. It is for `sparsity`, if there is any: such layers
