@@ -76,7 +76,7 @@ def link(
         made = {ARCHIVE: (zig.folder / "archive.out").read_bytes()}
         if system.library is not None:
             # Under its own name: some formats carry it.
-            zig.cc(*system.link, *zig.flags, "@objects.rsp", "-o", system.library)
+            zig.link(*system.link, *zig.flags, "@objects.rsp", "-o", system.library)
             made[system.library] = _without_clock((zig.folder / system.library).read_bytes())
         return made
 
@@ -112,7 +112,7 @@ def replay_program(
         (zig.folder / wanted).write_bytes(libraries[wanted])
         zig.compile("replay.c", "replay.o")
         origin = () if wanted == ARCHIVE else ("-Wl,-rpath,$ORIGIN",)
-        zig.cc("-s", *system.program_link, "replay.o", wanted, *origin, "-o", "program.out")
+        zig.link("-s", *system.program_link, "replay.o", wanted, *origin, "-o", "program.out")
         return (zig.folder / "program.out").read_bytes()
 
 
@@ -147,7 +147,7 @@ def _replay_image(archive: bytes, toolchain: Toolchain, cache: Path | None, imag
         for name in names:
             zig.compile(f"{name}.c", f"{name}.o")
         objects = [f"{name}.o" for name in names]
-        zig.cc(
+        zig.link(
             "-s", *toolchain.system.program_link, "-Wl,-T,board.ld", *objects, ARCHIVE, "-o", "program.out"
         )
         return (zig.folder / "program.out").read_bytes()
@@ -219,6 +219,11 @@ class _Zig:
     def cc(self, *arguments: str) -> None:
         """One call of the C compiler."""
         self.run("cc", *self._target(), *arguments)
+
+    def link(self, *arguments: str) -> None:
+        """One call of the linker. For a machine that it has not linked for, zig builds more to go with the
+        objects unless told that they are optimized: three times as long, for the same library."""
+        self.cc("-O2", *arguments)
 
     def arguments(self) -> tuple[str, ...]:
         """All that objects depend on besides their source."""
