@@ -30,6 +30,7 @@ from isthmus.machine import Machine
 from isthmus.passes import pipeline, request
 from isthmus.passes.legalize.phase import NARROWING
 from isthmus.passes.sparsify.choose import ChooseSparse
+from isthmus.passes.sparsify.costs import EVEN
 from isthmus.passes.sparsify.decisions import Record, Sizes
 from isthmus.passes.steps import Pass
 from isthmus.runtime import load
@@ -58,7 +59,8 @@ class Options:
     each position 0 where the mask is. `start` is the first phase to run, for a program that was dumped.
     `quantize` are the passes of that phase, `precision` is what they are called, and `quantization` is what
     report.json says of them. `sizes` are those of open dims that products with zeros are decided for;
-    `decisions`, by the name of the target or level, is what is decided about them already. `c_flags` are for
+    `decisions`, by the name of the target or level, is what is decided about them already. `even` is the
+    share of dense's speed from which on half of a matrix is stored as such. `c_flags` are for
     tests, such as -DISTHMUS_POISON. `timed` is for `isthmus bench --profile`: a clock around every kernel
     call, in a bundle that nobody ships, as is one without `self_test`.
 
@@ -78,6 +80,7 @@ class Options:
     quantization: Mapping[str, object] = field(default_factory=dict)
     sizes: Sizes = field(default_factory=Sizes)
     decisions: Mapping[str, Record] = field(default_factory=dict)
+    even: float = EVEN
     verify: bool = True
     self_test: bool = True
     cache: Path | None = None
@@ -223,7 +226,8 @@ def prepare_shared(shared: Shared, target: Target, options: Options) -> Prepared
 
 def choosing(target: Target, options: Options) -> ChooseSparse:
     """What decides about matrices with zeros."""
-    return ChooseSparse(sizes=options.sizes, record=options.decisions.get(target.name))
+    record = options.decisions.get(target.name)
+    return ChooseSparse(even=options.even, sizes=options.sizes, record=record)
 
 
 def quantized(program: Program, target: Target, options: Options) -> Program:

@@ -23,6 +23,7 @@ from isthmus.machine import Machine
 from isthmus.target import NATIVE, Target, find
 from isthmus.tools.conformance.cases import batches
 from isthmus.tools.conformance.kit import Answer, Outcome, Score, all_cases, score
+from isthmus.tools.conformance.zeros import EVEN
 from isthmus.tools.emulator import answering, require
 
 Array = npt.NDArray[np.generic]
@@ -67,11 +68,12 @@ def command(name: str, groups: tuple[str, ...], as_json: bool) -> None:
 def _answer(target: Target) -> Answer:
     """Compiles one program after the other; what is compiled runs beside the next."""
     cache, compiling = cache_dir(os.environ), threading.Lock()
+    options = Options(verify=False, cache=cache, even=EVEN)
 
     def answer(program: Program, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         with tempfile.TemporaryDirectory(prefix="isthmus-kit-") as name:
             with compiling:
-                bundle = compile_program(program, target, Path(name), Options(verify=False, cache=cache))
+                bundle = compile_program(program, target, Path(name), options)
             with answering(open_bundle(bundle.path, verify=False), target, cache, threads=1) as run:
                 return run(inputs)
 

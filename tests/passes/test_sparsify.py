@@ -315,7 +315,8 @@ def test_half_of_a_matrix_is_stored_for_every_type_on_every_chip(kind: str, grou
     matrix = half_of(group)
     make = {"f32": program, "bf16": lambda matrix: bf16_program(matrix, chip), "i8": bytes_program}[kind]
     before = make(matrix)
-    made = pipeline.run(before, chip)
+    shared = pipeline.run_shared(before, chip)
+    made = pipeline.run_rest(shared, chip, choose=ChooseSparse(even=0.0))
     (node,) = (n for n in made.main.nodes() if n.op in (linear, integer_linear) and n.loc == "fc")
     width = panel_width(chip.vector)
     assert node.args[1].t.encoding == GroupPanels(group // 2, group, width)
@@ -325,7 +326,7 @@ def test_half_of_a_matrix_is_stored_for_every_type_on_every_chip(kind: str, grou
     columns = -(-320 // width) * width
     assert layer.bytes == 256 // 8 * (-(-width // 4) * 4 * columns // width + 4 * size * columns)
     assert layer.predicted is not None
-    assert EVEN <= layer.predicted <= 1
+    assert 0.8 <= layer.predicted <= 1
     assert layer.decision.startswith("nm: ")
     assert decision_of(as_json(layer)).form == f"{group // 2}:{group}"
     rng = np.random.default_rng(0)
@@ -339,11 +340,11 @@ def test_half_of_floats_depends_on_rows_and_on_memory() -> None:
     for before, rows, kind in (
         (near, 1, Panels),
         (near, 16, Panels),
-        (near, 128, GroupPanels),
+        (near, 128, Panels),
         (far, 1, GroupPanels),
         (far, 4, Blocks),
         (far, 16, Panels),
-        (far, 128, GroupPanels),
+        (far, 128, Panels),
     ):
         choose = ChooseSparse(sizes=Sizes({"rows": rows}))
         made = pipeline.run_rest(pipeline.run_shared(before, TARGET), TARGET, choose=choose)

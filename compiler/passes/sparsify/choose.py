@@ -34,13 +34,14 @@ from isthmus.target import Target, panel_width, sparse_window
 class ChooseSparse:
     """Store a matrix without its zeros as `record` says; where there is none, when the declared costs of the
     target promise `gain` times the speed for rows at `sizes`, and no more is lost where few of them may
-    come (`BALANCE`). For half of the bytes no gain is asked for: `EVEN` times the speed of dense is
+    come (`BALANCE`). For half of the bytes no gain is asked for: `even` times the speed of dense is
     enough.
 
     A program says of each layer how it was decided (report.json); the text of a pipeline does not.
     """
 
     gain: float = 1.1
+    even: float = EVEN
     sizes: Sizes = field(default_factory=Sizes, repr=False)
     record: Record | None = field(default=None, repr=False)
 
@@ -96,7 +97,7 @@ class ChooseSparse:
 
     def _wins(self, way: Candidate) -> bool:
         if isinstance(way.form, str):
-            return way.gain >= EVEN
+            return way.gain >= self.even
         return way.gain >= self.gain and way.balance >= BALANCE
 
 

@@ -31,9 +31,11 @@ FEW_BLOCK_SLOTS, FEW_LIST_SLOTS, FEW_COLUMN_SLOTS = 0.5, 15.0, 4.0
 MASK_SLOTS, MASK_ROW_SLOTS = 3.4, 1.0
 # Bytes of a dense matrix that no cache is expected to hold, and rows below which memory is waited for.
 MEMORY_BYTES, MEMORY_ROWS = 16 << 20, 10
-# Of a matrix of which half is stored: slots of widening a vector of words once for all rows, by selects, in
-# groups of 4 and of 8, of words of so many elements.
-SELECT_SLOTS = {1: {4: 3.5, 8: 5.0}, 2: {4: 8.0, 8: 10.0}, 4: {4: 19.0, 8: 23.0}}
+# Rows that go through a chain of stages at once (the plan takes 64 to 160): a panel is widened for each such.
+ROWS_AT_ONCE = 128
+# Of a matrix of which half is stored: slots of widening a vector of words once for so many rows, by selects,
+# in groups of 4 and of 8, of words of so many elements.
+SELECT_SLOTS = {1: {4: 6.0, 8: 8.0}, 2: {4: 10.0, 8: 12.0}, 4: {4: 19.0, 8: 23.0}}
 # The same with bytes that an instruction puts in places, and the most rows that are few: they widen in
 # registers. What that takes of the time of dense, and what is left of
 # the wait for weights, where there are so many bytes of them that no cache near the core holds them.
@@ -107,7 +109,7 @@ Form: TypeAlias = tuple[int, int] | Half
 HALVES: dict[int, Half] = {4: "2:4", 8: "4:8"}
 GROUP_OF = {form: group for group, form in HALVES.items()}
 # Times the speed of dense that are as good as its speed, where half is stored.
-EVEN = 0.97
+EVEN = 0.98
 # Where rows may be few: the least product of what is gained with the most of them and with the worst number.
 BALANCE = 0.9
 # Rows above which more of them are never worse.
@@ -162,14 +164,14 @@ def _slots(
 
 def halves_slots(form: Half, shape: tuple[int, int], rows: int, vector: VectorUnit, step: Step) -> float:
     """Slots of the dense product whose weights are widened as they are read."""
-    waits = waiting_rows(shape, step)
+    waits, times = waiting_rows(shape, step), max(1.0, rows / ROWS_AT_ONCE)
     if form != HALVES[4] or not step.expands:
         size = WORD // step.group
         read = waits * part_words(WORD, size) / (PART_ROWS // step.group * WORD)
         widened = SELECT_SLOTS[step.group][GROUP_OF[form]] / step.dense
-        each = max(rows + widened, read)
+        each = max(rows + times * widened, read)
     elif rows > HALVES_ROWS:
-        each = max(rows + WIDEN_SLOTS, waits)
+        each = max(rows + times * WIDEN_SLOTS, waits)
     elif shape[0] * shape[1] < FAR_BYTES:
         each = max(rows, waits) * HALVES_NEAR
     else:

@@ -17,6 +17,8 @@ from isthmus.tools.conformance.cases import SUM, Case, Maker
 
 # Three rows and two, where there may be many: matrices are stored for those, and masks read for these.
 FEW = ("b*b-b+1", "b*b-b")
+# Half of a matrix is stored as such wherever there is a kernel for it, however fast (`Options.even`).
+EVEN = 0.0
 # Rows, where there may be thousands, K and N of matrices of which half is stored; the last K is cut.
 HALVED_SHAPES = ((1, 132, 70), (4, 67, 48), (30, 330, 101), (5, 3001, 21))
 
