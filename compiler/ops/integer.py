@@ -112,8 +112,6 @@ quantize_rows = Op(
 BLOCK_FLOATS = (DType.F32, DType.BF16, DType.F16)
 BLOCK_TYPES = (DType.I8, DType.F8E4M3, DType.F8E5M2)
 BLOCK_SCALES = (DType.F32, DType.F16, DType.F8E8M0)
-
-
 # Rows of a matrix whose sums of bytes are worth a step in floats; larger blocks are multiples of it.
 FEWEST_BYTES = 32
 
@@ -124,13 +122,7 @@ def is_block_size(rows: int) -> bool:
 
 
 def _block_linear_infer(
-    x: TensorType,
-    q: TensorType,
-    scale: TensorType,
-    bias: TensorType,
-    *,
-    bits: int,
-    floats: bool,
+    x: TensorType, q: TensorType, scale: TensorType, bias: TensorType, *, bits: int, floats: bool
 ) -> TensorType:
     if x.dtype not in BLOCK_FLOATS:
         known = ", ".join(map(str, BLOCK_FLOATS))
@@ -153,13 +145,7 @@ def _block_linear_infer(
 
 
 def _block_linear_reference(
-    x: Array,
-    q: Array,
-    scale: Array,
-    bias: Array,
-    *,
-    bits: int,
-    floats: bool = False,
+    x: Array, q: Array, scale: Array, bias: Array, *, bits: int, floats: bool = False
 ) -> Array:
     w = q.astype(np.float32) * np.repeat(scale.astype(np.float32), q.shape[0] // scale.shape[0], 0)
     return np.asarray(matmul_reference(x, w) + bias)

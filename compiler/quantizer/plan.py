@@ -158,30 +158,31 @@ def with_precision(
     passes: tuple[Pass, ...] = ()
     if sparsity is not None and wanted.thinning is not None:
         passes = (thin_pass(fused, sparsity, used, held, target, options, wanted.thinning),)
-        fused = passes[0](fused, target, lambda _: None)
     elif sparsity is not None and sparsity.spread:
         passes = (spread_pass(fused, sparsity, used, options),)
-        fused = passes[0](fused, target, lambda _: None)
     elif sparsity is not None:
         passes = (prune_pass(fused, sparsity, used, target, options),)
-        fused = passes[0](fused, target, lambda _: None)
     if quantization is None:
         return replace(options, precision=wanted.precision, quantize=(*passes, *floats))
     if quantization.equalize:
         passes = (*passes, Equalize())
-        fused = passes[-1](fused, target, lambda _: None)
+    fused = _after(passes, fused, target)
     recipe = _recipe(fused, quantization, wanted, (used, held), target, options)
     placed: tuple[Pass, ...] = (Quantize(recipe), *FLOATS.get(quantization.floats, ()))
     ladder = None
     if held and measured:
         options.progress(f"accuracy ({len(held)} requests)")
-        low = fused
-        for step in placed:
-            low = step(low, target, lambda _: None)
-        ladder = climb(fused, low, held, options)
+        ladder = climb(fused, _after(placed, fused, target), held, options)
     kept_bytes = 4 if quantization.floats == "f32" else 2
     found = about(fused, recipe, len(used) if quantization.takes_data else 0, ladder, kept_bytes)
     return replace(options, precision=wanted.precision, quantize=(*passes, *placed), quantization=found)
+
+
+def _after(passes: Sequence[Pass], program: Program, target: Target) -> Program:
+    """What `program` is after these."""
+    for step in passes:
+        program = step(program, target, lambda _: None)
+    return program
 
 
 def _recipe(

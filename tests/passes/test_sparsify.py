@@ -84,6 +84,12 @@ def product_of(made: Program, loc: str = "fc") -> Value:
     return node
 
 
+def chosen_for(before: Program, rows: int, chip: Target) -> Program:
+    """`before` with its matrices stored for so many rows."""
+    choose = ChooseSparse(sizes=Sizes({"rows": rows}))
+    return pipeline.run_rest(pipeline.run_shared(before, chip), chip, choose=choose)
+
+
 def stored(made: Program) -> object:
     (weight,) = (w for node in made.main.nodes() if (w := matrix_of(node)) is not None)
     return weight.type.encoding
@@ -346,9 +352,7 @@ def test_half_of_floats_depends_on_rows_and_on_memory() -> None:
         (far, 16, Panels),
         (far, 128, Panels),
     ):
-        choose = ChooseSparse(sizes=Sizes({"rows": rows}))
-        made = pipeline.run_rest(pipeline.run_shared(before, TARGET), TARGET, choose=choose)
-        assert isinstance(stored(made), kind)
+        assert isinstance(stored(chosen_for(before, rows, TARGET)), kind)
 
 
 def test_two_of_four_depend_on_rows_and_on_what_else_there_is() -> None:
@@ -361,9 +365,7 @@ def test_two_of_four_depend_on_rows_and_on_what_else_there_is() -> None:
         (far, 16, Interleaved),
         (far, 128, MaskedPanels),
     ):
-        choose = ChooseSparse(sizes=Sizes({"rows": rows}))
-        made = pipeline.run_rest(pipeline.run_shared(before, EXPANDING), EXPANDING, choose=choose)
-        assert isinstance(stored(made), kind)
+        assert isinstance(stored(chosen_for(before, rows, EXPANDING)), kind)
     # One number more, and it is no such matrix; with few numbers in blocks, those are faster.
     more = half_of(4)
     more[:4, 0] = 1

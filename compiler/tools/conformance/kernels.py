@@ -312,10 +312,10 @@ def _blocks() -> Iterator[Case]:
             )
             x = maker.floats(f"f32[{rows},{k}]")
             yield maker.case(block_linear(x, *operands, bits=bits, floats=floats), SUM)
-    yield from _blocks_by_halves()
+    yield from _blocks_by_rows_of_16_bits()
 
 
-def _blocks_by_halves() -> Iterator[Case]:
+def _blocks_by_rows_of_16_bits() -> Iterator[Case]:
     """Rows of 16 bits, as they lie in memory."""
     sizes = (("1", 64, 48), ("n,b", 40, 5), ("m,n", 128, 70))
     for bits, dtype, (rows, k, n) in product((4, 8), (DType.BF16, DType.F16), sizes):
