@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from fetch_data import fetch
+from xdist.scheduler import LoadScopeScheduling
 
 # The same examples everywhere, and no failures for being slow on a busy machine.
 hypothesis.settings.register_profile("isthmus", deadline=None, derandomize=True)
@@ -26,9 +27,9 @@ os.environ["ZIG_GLOBAL_CACHE_DIR"] = str(CACHE / "zig")
 # The folders of tests that compile most come first, the longest first of all: a file of a minute that starts
 # last keeps one processor waiting.
 LONG = (
-    "zoo",
-    "kernels",
     "e2e",
+    "kernels",
+    "zoo",
     "quantizer",
     "cli",
     "packages",
@@ -38,6 +39,8 @@ LONG = (
     "matrix",
     "codegen",
 )
+# Files whose tests share nothing and take long.
+APART = ("zoo/test_zoo.py", "e2e/test_integer_chips.py", "e2e/test_chips.py")
 
 
 @pytest.hookimpl(trylast=True)
@@ -56,6 +59,19 @@ def pytest_collection() -> Iterator[None]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+class _Scheduling(LoadScopeScheduling):
+    """A file of tests on each processor; tests that share nothing, and take minutes, one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return nodeid if file.endswith(APART) else super()._split_scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduling:
+    return _Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

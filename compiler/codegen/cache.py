@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 _DIGEST_BYTES = 32
@@ -65,3 +65,11 @@ def store(cache: Path | None, key: str, data: bytes) -> None:
 
 def _path(cache: Path, key: str) -> Path:
     return cache / "objects" / key[:2] / key
+
+
+def digest_of(files: Iterable[tuple[str, Path]]) -> str:
+    """One digest of files and the names they go by, for a key: whatever their order is. Raises `OSError`."""
+    digest = hashlib.sha256()
+    for name, path in sorted(files):
+        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()

@@ -25,13 +25,15 @@ C_TYPES = {
 Call = Callable[..., None]
 
 
-def load(kernels: Sequence[Kernel], target: Target, folder: Path) -> dict[str, Call]:
+def load(
+    kernels: Sequence[Kernel], target: Target, folder: Path, cache: Path | None = None
+) -> dict[str, Call]:
     """Compile, link into one shared object in `folder` (which must be new), load; functions by symbol.
 
     A function takes the kernel's parameters in order: an array (or an address) for a pointer, numbers
-    for the rest.
+    for the rest. `cache` is that of `compile_kernels`.
     """
-    objects = compile_kernels(kernels, target, None)
+    objects = compile_kernels(kernels, target, cache)
     paths = []
     for symbol, code in objects.items():
         paths.append(folder / f"{symbol}.o")

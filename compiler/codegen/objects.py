@@ -7,6 +7,7 @@ the function comes out as a plain C symbol.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tempfile
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from isthmus.codegen import toolchain
-from isthmus.codegen.cache import load, store
+from isthmus.codegen.cache import digest_of, load, store
 from isthmus.codegen.kernel_c import kernel_c
 from isthmus.codegen.lower import lower_intrinsics
 from isthmus.errors import CompilerBug
@@ -24,8 +25,8 @@ from isthmus.kernels.tir import tvm
 from isthmus.machine import processors
 from isthmus.target import Target
 
-# Part of the cache key: raise it when this file changes what it makes of the same TIR.
-FORMAT = 1
+# What writes kernels, under the package: a cached object is that of these sources.
+_WRITERS = ("target.py", *(f"{folder}/**/*.py" for folder in ("ir", "ops", "kernels", "lowering", "codegen")))
 
 
 def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | None) -> dict[str, bytes]:
@@ -35,32 +36,45 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     it. A damaged entry is not used but replaced. Kernels that share a symbol must be the same code.
     """
     by_symbol = {kernel.symbol: kernel for kernel in kernels}
-    chosen = [by_symbol[symbol] for symbol in sorted(by_symbol)]
-    for kernel in chosen:
+    objects = {symbol: _known(kernel, target, cache) for symbol, kernel in by_symbol.items()}
+    missing = [by_symbol[symbol] for symbol in sorted(objects) if objects[symbol] is None]
+    for kernel in missing:
         # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
         _ = kernel.func
     with ThreadPoolExecutor(max_workers=processors()) as pool:
-        objects = list(pool.map(lambda kernel: _compile_cached(kernel, target, cache), chosen))
-    return {kernel.symbol: code for kernel, code in zip(chosen, objects, strict=True)}
+        made = pool.map(lambda kernel: _compile_kept(kernel, target, cache), missing)
+        compiled = dict(zip((kernel.symbol for kernel in missing), made, strict=True))
+    return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}
 
 
-def _compile_cached(kernel: Kernel, target: Target, cache: Path | None) -> bytes:
-    if cache is None:
-        return _compile(kernel, target)
-    key = _key(kernel, target)
-    stored = load(cache, key)
-    if stored is not None:
-        return stored
+def _known(kernel: Kernel, target: Target, cache: Path | None) -> bytes | None:
+    return None if cache is None else load(cache, _key(kernel, target))
+
+
+def _compile_kept(kernel: Kernel, target: Target, cache: Path | None) -> bytes:
     compiled = _compile(kernel, target)
-    store(cache, key, compiled)
+    if cache is not None:
+        store(cache, _key(kernel, target), compiled)
     return compiled
 
 
 def _key(kernel: Kernel, target: Target) -> str:
+    """What the object depends on, known without writing the kernel: its symbol, which names the family and
+    all parameters, what the chip declares, and our own sources. Writing kernels to compare their text took
+    four fifths of the time of compiling a small model again."""
     if target.kernels == "c":
         return toolchain.kernel_key(kernel_c(kernel), target.toolchain)
-    parts = (str(FORMAT), tvm.__version__, repr(sorted(target.tvm.items())), kernel.func.script())
+    chip = (sorted(target.tvm.items()), target.kernel_traits, target.caches)
+    parts = (tvm.__version__, _sources(), repr(chip), kernel.symbol)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+@functools.cache
+def _sources() -> str:
+    """The digest of the sources that write kernels and make objects of them."""
+    root = Path(__file__).resolve().parents[1]
+    files = (path for name in _WRITERS for path in root.glob(name))
+    return digest_of((path.relative_to(root).as_posix(), path) for path in files)
 
 
 def _compile(kernel: Kernel, target: Target) -> bytes:

@@ -271,6 +271,7 @@ def text(nest: Nest) -> str:
 
 
 NAMED_OPS = 4
+DIGITS = 16  # of a digest: objects are kept under their symbols
 
 
 def symbol(nest: Nest) -> str:
@@ -288,5 +289,5 @@ def symbol(nest: Nest) -> str:
             words.append(word)
     if nest.fold:
         words.append(f"reduce_{nest.fold}")
-    digest = hashlib.sha256(text(nest).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(text(nest).encode()).hexdigest()[:DIGITS]
     return "_".join(("loops", *(words[:NAMED_OPS] or ["copy"]), digest))

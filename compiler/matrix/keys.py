@@ -11,6 +11,7 @@ from pathlib import Path
 import isthmus
 import isthmus.frontends
 import isthmus.targets
+from isthmus.codegen.cache import digest_of
 from isthmus.driver import tool_versions
 from isthmus.ir.types import Array
 from isthmus.matrix.cache import file_digest, key_of
@@ -27,10 +28,7 @@ _NOT_SOURCE, _BUT = {"__pycache__", "cli", "matrix"}, {"matrix/stages.py", "matr
 @cache
 def source_digest() -> str:
     """The digest of the compiler itself: every file of the package but commands and reports."""
-    digest = hashlib.sha256()
-    for name, path in sorted(_sources()):
-        digest.update(f"{name}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+    return digest_of(_sources())
 
 
 def _sources() -> Iterator[tuple[str, Path]]:

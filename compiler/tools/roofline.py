@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from isthmus.codegen.cache import cache_dir
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import peak
 from isthmus.target import Target
@@ -43,7 +44,9 @@ class Roofline:
         self._target = target
         self._pool = pool
         self._threads = threads
-        self._calls = load([peak.multiply_adds(target), peak.read_stream(target)], target, folder)
+        self._calls = load(
+            [peak.multiply_adds(target), peak.read_stream(target)], target, folder, cache_dir(os.environ)
+        )
 
     def arithmetic(self) -> Limit:
         """Floating-point operations; a multiply-add is two."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from runners import most_capable, native, quick
+from runners import CACHE, most_capable, native, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -36,7 +36,7 @@ def compiled(target: Target, tmp_path_factory: pytest.TempPathFactory) -> Callab
 
     def get(kernel: Kernel) -> Call:
         if kernel.symbol not in calls:
-            calls.update(load([kernel], target, tmp_path_factory.mktemp(kernel.symbol)))
+            calls.update(load([kernel], target, tmp_path_factory.mktemp(kernel.symbol), CACHE))
         return calls[kernel.symbol]
 
     return get

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from attention_request import SIZES, AttentionRequest
 from byte_operands import CHIPS
-from runners import quick
+from runners import CACHE, quick
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import attention as kernels
@@ -35,7 +35,9 @@ def run(chip: Target, tmp_path_factory: pytest.TempPathFactory) -> Run:
         asked = (chip, *request.widths, request.kind)
         kernel = kernels.kernel(*asked, request.safe, request.causal, rounds="i8")
         if kernel.symbol not in calls:
-            calls[kernel.symbol] = load([kernel], chip, tmp_path_factory.mktemp("bytes"))[kernel.symbol]
+            calls[kernel.symbol] = load([kernel], chip, tmp_path_factory.mktemp("bytes"), CACHE)[
+                kernel.symbol
+            ]
         scratch = kernels.scratch(*asked, rounds="i8")
         return request.run(calls[kernel.symbol], scratch, np.float32, cut)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 from attention_request import BF16, GUARD, SIZES, AttentionRequest
-from runners import most_capable, quick
+from runners import CACHE, most_capable, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -43,7 +43,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kernel, Target]
     def get(kernel: Kernel, chip: Target) -> Call:
         key = (chip.name, kernel.symbol)
         if key not in calls:
-            calls[key] = load([kernel], chip, tmp_path_factory.mktemp("bf16"))[kernel.symbol]
+            calls[key] = load([kernel], chip, tmp_path_factory.mktemp("bf16"), CACHE)[kernel.symbol]
         return calls[key]
 
     return get

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from runners import quick
+from runners import CACHE, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
@@ -40,7 +40,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def get(kernel: Kernel, chip: Target) -> Call:
         key = (chip.name, kernel.symbol)
         if key not in calls:
-            calls[key] = load([kernel], chip, tmp_path_factory.mktemp("f16"))[kernel.symbol]
+            calls[key] = load([kernel], chip, tmp_path_factory.mktemp("f16"), CACHE)[kernel.symbol]
         return calls[key]
 
     return get

@@ -7,11 +7,19 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from runners import most_capable
+
 from isthmus.codegen.objects import compile_kernels
+from isthmus.driver import Options, prepare
 from isthmus.kernels import gemm, layer_norm, pack, softmax
+from isthmus.kernels.kernel import Declared, Kernel
 from isthmus.target import Target
+from isthmus.tools.conformance.cases import batches, program
+from isthmus.tools.conformance.kit import all_cases
 
 PROGRAM = """
 import hashlib, pickle, sys
@@ -64,3 +72,32 @@ def test_same_bytes_in_another_process(target: Target) -> None:
         capture_output=True,
     )
     assert there.stdout.decode() == hashlib.sha256(here).hexdigest()
+
+
+def test_a_kept_kernel_is_not_written_again(level: Target, tmp_path: Path) -> None:
+    made = compile_kernels([softmax.kernel(level)], level, tmp_path)
+
+    def refuse() -> Declared:
+        raise AssertionError("it was there")
+
+    (symbol,) = made
+    assert compile_kernels([Kernel(symbol, refuse)], level, tmp_path) == made
+    wider = replace(level, caches=replace(level.caches, l1_bytes=2 * level.caches.l1_bytes))
+    with pytest.raises(AssertionError, match="it was there"):
+        compile_kernels([Kernel(symbol, refuse)], wider, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_symbol_says_all_there_is_to_a_kernel() -> None:
+    """The programs of the kit: what has one symbol has one text, as the cache relies on."""
+    (best,) = most_capable(lambda target: None)
+    known: dict[str, Kernel] = {}
+    again = 0
+    for part in batches(all_cases()):
+        whole, _ = program(part)
+        for kernel in prepare(whole, best, Options(verify=False)).plan.kernels():
+            other = known.setdefault(kernel.symbol, kernel)
+            if other is not kernel and not kernel.own:
+                assert kernel.func.script() == other.func.script(), kernel.symbol
+                again += 1
+    assert again > 100

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from runners import KNOWN, most_capable
+from runners import CACHE, KNOWN, most_capable
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import gemm, gemm_tiles
@@ -50,7 +50,7 @@ def loaded(chip: Target, folders: pytest.TempPathFactory, make: Callable[..., Ke
     def get(*args: object, **options: object) -> Call:
         kernel = make(*args, **options)
         if kernel.symbol not in made:
-            made.update(load([kernel], chip, folders.mktemp(kernel.symbol)))
+            made.update(load([kernel], chip, folders.mktemp(kernel.symbol), CACHE))
         return made[kernel.symbol]
 
     return get

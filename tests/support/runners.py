@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 
@@ -9,12 +10,14 @@ import pytest
 from programs import not_run
 
 import isthmus.targets
+from isthmus.codegen.cache import cache_dir
 from isthmus.machine import Machine
 from isthmus.target import Target, discover
 from isthmus.targets import x86_64
 
 MACHINE = Machine.here()
 KNOWN = discover(isthmus.targets)
+CACHE = cache_dir(os.environ)
 
 
 def has_runner(target: Target) -> bool:
