@@ -20,7 +20,8 @@ from isthmus.kernels import (
     sparse,
 )
 from isthmus.kernels.builder import C_TYPES
-from isthmus.kernels.byte_arithmetic import Bytes, HalfOfQuads, arithmetic_of, words_of
+from isthmus.kernels.byte_arithmetic import Bytes
+from isthmus.kernels.byte_products import HalfOfQuads, arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result, sparse_sizes
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch
