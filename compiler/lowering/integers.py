@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from isthmus.ir.dims import Dim
+from isthmus.ir.encodings import Interleaved, Nibbles, SmallFloats
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
+from isthmus.ir.types import DType
 from isthmus.kernels import (
     block_bytes,
     block_gemm,

@@ -14,7 +14,8 @@ from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.codegen.objects import assembly
-from isthmus.ir.types import DType, Interleaved, Padded
+from isthmus.ir.encodings import Interleaved, Padded
+from isthmus.ir.types import DType
 from isthmus.kernels import gemm
 from isthmus.kernels.byte_arithmetic import GROUP
 from isthmus.kernels.byte_products import arithmetic_of
