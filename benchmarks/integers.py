@@ -22,13 +22,14 @@ from rich.console import Console
 from rich.table import Table
 
 import isthmus.targets
+from isthmus.chips import discover, pick
 from isthmus.codegen.native import Call, load
 from isthmus.ir.types import DType
 from isthmus.kernels import block_bytes, block_gemm, block_row, gemm
 from isthmus.kernels.block_weights import KINDS
-from isthmus.kernels.byte_arithmetic import arithmetic_of
+from isthmus.kernels.byte_products import arithmetic_of
 from isthmus.machine import Machine
-from isthmus.target import Target, discover, pick
+from isthmus.target import Target
 from isthmus.tools.roofline import Limit, roofline
 
 SHAPES = (

@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 import isthmus.targets
+from isthmus.chips import discover, pick
 from isthmus.codegen.native import Call, load
 from isthmus.codegen.objects import compile_kernels
 from isthmus.kernels import attention, gemm, layer_norm, pack, peak, softmax
 from isthmus.kernels.attention_shape import Mask
 from isthmus.kernels.kernel import Kernel
 from isthmus.machine import Machine
-from isthmus.target import Target, discover, pick
+from isthmus.target import Target
 
 # MiniLM and BERT-base: projection, and the two products of the feed-forward part.
 SHAPES = ((384, 384), (384, 1536), (1536, 384), (768, 768), (768, 3072), (3072, 768))

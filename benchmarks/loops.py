@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 import isthmus.targets
+from isthmus.chips import discover, pick
 from isthmus.codegen.native import load
 from isthmus.ir.types import DType
 from isthmus.kernels.loops import Apply, Gather, Load, Loop, Nest, Node, Operand, Parameter, Reduced, kernel
 from isthmus.machine import Machine
-from isthmus.target import discover, pick
 
 F32 = DType.F32
 MAP: tuple[Loop, ...] = ("kept", "kept")

@@ -16,6 +16,7 @@ from isthmus import packages
 from isthmus.bundle import manifest as bundle_manifest
 from isthmus.bundle import selftest, writer
 from isthmus.bundle.manifest import Chip, DimBounds, Entry, Fixed, Manifest
+from isthmus.chips import find
 from isthmus.codegen import toolchain
 from isthmus.codegen.model_c import program_c, programs_c
 from isthmus.codegen.objects import compile_kernels
@@ -34,7 +35,7 @@ from isthmus.passes.sparsify.costs import EVEN
 from isthmus.passes.sparsify.decisions import Record, Sizes
 from isthmus.passes.steps import Pass
 from isthmus.runtime import load
-from isthmus.target import Routine, Target, find
+from isthmus.target import Routine, Target
 from isthmus.tools.report import report, report_json
 from isthmus.tools.samples import selftest_cases
 

@@ -25,12 +25,13 @@ from pathlib import Path
 import isthmus.targets
 from isthmus.bundle import selftest
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import discover
 from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Options, compile_program, read_model
 from isthmus.errors import CompilerBug, IsthmusError
 from isthmus.ir.graph import Program
 from isthmus.machine import Machine, processors
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.tools.emulator import answering, fits
 from isthmus.tools.verify import replay
 

@@ -16,6 +16,7 @@ import click
 
 import isthmus.targets
 from isthmus.bundle.manifest import Manifest
+from isthmus.chips import discover
 from isthmus.cli.arguments import PATH, assignments, check_dims, size_list
 from isthmus.cli.bench_profile import profile_json, show_profile
 from isthmus.cli.output import Json, console, json_option, progress, show_json, table
@@ -25,7 +26,7 @@ from isthmus.driver import Options, compile_program, find_target, read_model
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.quantizer.plan import asked, with_precision
 from isthmus.runtime import load
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.tools.bench import Ratio, Timing, pinned
 from isthmus.tools.contest import (
     Contest,

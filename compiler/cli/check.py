@@ -13,6 +13,7 @@ import click
 from rich.table import Table
 
 import isthmus.targets
+from isthmus.chips import best_for, discover, pick
 from isthmus.cli.arguments import PATH, assignments, fix_option, outputs_options, precision_options
 from isthmus.cli.output import Json, bytes_text, console, facts, json_option, show_json, show_problems, table
 from isthmus.cli.sparsity import show_sparsity
@@ -29,7 +30,7 @@ from isthmus.machine import Machine
 from isthmus.passes import pipeline
 from isthmus.passes.pipeline import CLEAN, LEGALIZE, Step
 from isthmus.quantizer.plan import asked, with_precision
-from isthmus.target import Target, best_for, discover, pick
+from isthmus.target import Target
 from isthmus.tools.costs import sizes_for
 from isthmus.tools.preflight import Plans, Verdict, examine, failed, passed
 from isthmus.tools.sarif import sarif

@@ -7,10 +7,11 @@ import importlib
 import click
 
 import isthmus.targets
+from isthmus.chips import best_for, discover, find
 from isthmus.cli.output import Json, console, facts, json_option, show_json, show_problems, table
 from isthmus.errors import Problem
 from isthmus.machine import Machine
-from isthmus.target import NATIVE, Runner, Target, best_for, discover, find
+from isthmus.target import NATIVE, Runner, Target
 
 # Imported when they are used: testing needs the compiler, listing does not.
 _INNER = {"test": "Run the conformance kit on a chip.", "new": "Write the file of a new chip."}

@@ -7,10 +7,10 @@ from pathlib import Path
 import click
 
 import isthmus.targets
+from isthmus.chips import discover, find, impossible_name
 from isthmus.cli.arguments import PATH
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.machine import Machine
-from isthmus.target import discover, find, impossible_name
 from isthmus.tools.new_target import conformance_test, module_name, target_file
 
 

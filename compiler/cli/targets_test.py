@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 import isthmus.targets
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import find
 from isthmus.cli.output import Json, console, json_option, progress, show_json, table
 from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Options, compile_program
 from isthmus.errors import Code, Problem, QualityError
 from isthmus.ir.graph import Program
 from isthmus.machine import Machine
-from isthmus.target import NATIVE, Target, find
+from isthmus.target import NATIVE, Target
 from isthmus.tools.conformance.cases import batches
 from isthmus.tools.conformance.kit import Answer, Outcome, Score, all_cases, score
 from isthmus.tools.conformance.zeros import EVEN

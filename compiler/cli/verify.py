@@ -15,13 +15,14 @@ from isthmus.bundle import selftest
 from isthmus.bundle.manifest import Manifest
 from isthmus.bundle.reader import missing, open_bundle
 from isthmus.bundle.selftest import Case, Tolerance
+from isthmus.chips import find
 from isthmus.cli.arguments import PATH, assignments, check_dims, level_option, size_range, threads_option
 from isthmus.cli.output import Json, console, finite, json_option, progress, show_json, table
 from isthmus.codegen.cache import cache_dir
 from isthmus.errors import Code, ModelError, Problem, QualityError
 from isthmus.machine import Machine
 from isthmus.runtime import load
-from isthmus.target import NATIVE, find
+from isthmus.target import NATIVE
 from isthmus.tools.emulator import emulated
 from isthmus.tools.reference import Array, Reference
 from isthmus.tools.verify import Check, Run, against, replay, sampling

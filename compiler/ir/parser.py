@@ -21,8 +21,8 @@ from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.ir.dims import Dim, names
 from isthmus.ir.graph import Attr, Graph, Kind, NamedDim, Op, Program, Value, graph_input, weight_value
 from isthmus.ir.printer import PLAIN_NAME, PLAIN_WORD, elements_array, nan_bits
-from isthmus.ir.read import INTEGER, NAME, Scanner, TextError, read_dim
-from isthmus.ir.types import DType, TensorType, read_dtype, read_type
+from isthmus.ir.read import INTEGER, NAME, Scanner, TextError, read_dim, read_dtype, read_type
+from isthmus.ir.types import DType, TensorType
 from isthmus.ir.verify import verify
 from isthmus.ir.weights import InMemory, Source, Weight
 

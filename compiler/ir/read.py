@@ -1,4 +1,4 @@
-"""Reading text: a scanner that knows where it is, and the grammar of dimensions.
+"""Reading text: a scanner that knows where it is, the grammar of dimensions, and types.
 
     dim    := ["-"] term (("+" | "-") term)*
     term   := factor (("*" | "//" | "%") factor)*
@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from isthmus.ir.dims import Dim, DimTooLarge, floordiv, maximum, minimum, mod, symbol
+from isthmus.ir.encodings import parse_encoding
+from isthmus.ir.types import MAX_RANK, DType, TensorType
 
 MAX_DEPTH = 64
 MAX_INTEGER = (1 << 63) - 1
@@ -22,6 +24,7 @@ MAX_INTEGER = (1 << 63) - 1
 SPACE = re.compile(r"(?:\s|;[^\n]*)*")
 INTEGER = re.compile(r"-?\d{1,19}(?![\w.])")
 NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_ENCODING = re.compile(r"\w+(\([^()\s]{0,40}\))?", re.ASCII)
 # A quoted text is a JSON string.
 QUOTED = re.compile(r'"(?:[^"\\\x00-\x1f]|\\.)*"')
 
@@ -195,3 +198,42 @@ def _combine(scanner: Scanner, operation: Callable[[Dim, Dim], Dim], left: Dim, 
     if isinstance(result, int) and abs(result) > MAX_INTEGER:
         raise TextError("a dimension has more than 63 bits", scanner.position)
     return result
+
+
+def parse_type(text: str) -> TensorType:
+    """Read a type as printed, e.g. `f32[batch,seq,384]`. Raises ValueError."""
+    scanner = Scanner(text)
+    type_ = read_type(scanner)
+    if not scanner.at_end:
+        raise scanner.error("the end of the type")
+    return type_
+
+
+def read_type(scanner: Scanner) -> TensorType:
+    """A type at the scanner's position. Raises TextError."""
+    dtype = read_dtype(scanner)
+    scanner.expect("[", ", a shape")
+    shape: list[Dim] = []
+    while not scanner.skip("]"):
+        if shape:
+            scanner.expect(",", " or ']'")
+        shape.append(read_dim(scanner))
+        if len(shape) > MAX_RANK:
+            raise TextError(f"a shape has more than {MAX_RANK} dims", scanner.position)
+    encoding = None
+    if scanner.word("as"):
+        start = scanner.position
+        try:
+            encoding = parse_encoding(scanner.need(_ENCODING, "an encoding"))
+        except ValueError as error:
+            raise TextError(str(error), start) from None
+    return TensorType(dtype, tuple(shape), encoding)
+
+
+def read_dtype(scanner: Scanner) -> DType:
+    """An element type at the scanner's position. Raises TextError."""
+    start = scanner.position
+    try:
+        return DType.parse(scanner.need(NAME, "an element type, such as f32"))
+    except ValueError as error:
+        raise TextError(str(error), start) from None

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from isthmus.ir.types import DType
-
-Array = npt.NDArray[Any]
+from isthmus.ir.types import Array, DType
 
 # Places of blocks are stored in 16 bits, two to a word; one more than there are is the place of padding.
 MOST_PLACES = 0xFFFF

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 
 from isthmus.errors import CompilerBug
 from isthmus.kernels.arithmetic import round_bf16, rounded_pair
-from isthmus.kernels.attention_pairs import interleaved, line_of, words_of
+from isthmus.kernels.attention_operands import GROUP, Shape, copy_queries, pack_keys, pack_values
 from isthmus.kernels.attention_shape import Mask, Scratch
 from isthmus.kernels.builder import Builder, Expr, Memory, Value
 from isthmus.kernels.kernel import Kernel
 from isthmus.kernels.math_short import exp_negative
-from isthmus.kernels.panels import transpose
 from isthmus.kernels.tiles import LINE, ROWS, WORDS, TileUnit
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target
@@ -37,39 +36,6 @@ ABREAST = 4
 # Rows of memory lie apart by these many elements more, so that they fall into different sets.
 GAP = 16
 SUMS, A, B = (0, 1, 2, 3), (4, 5), (6, 7)
-GROUP = 2  # elements in a word
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """Sizes known at compile time, in elements; widths are of whole tiles."""
-
-    width: int
-    value_width: int
-
-    @property
-    def lines(self) -> int:
-        """Tiles along a head."""
-        return -(-self.width // (WORDS * GROUP))
-
-    @property
-    def padded(self) -> int:
-        return self.lines * WORDS * GROUP
-
-    @property
-    def columns(self) -> int:
-        """Tiles of the result."""
-        return -(-self.value_width // WORDS)
-
-    @property
-    def value_padded(self) -> int:
-        return self.columns * WORDS
-
-    @property
-    def aligned(self) -> bool:
-        """Whether queries are read where they lie."""
-        return self.padded == self.width
-
 
 SCORE_PITCH = CHUNK + GAP
 POWER_PITCH = CHUNK + 2 * GAP
@@ -77,7 +43,7 @@ POWER_PITCH = CHUNK + 2 * GAP
 
 def scratch(head_dim: int, value_dim: int, mask: Mask) -> Scratch:
     """What `kernel` of the same parameters needs."""
-    shape = _Shape(head_dim, value_dim)
+    shape = Shape(head_dim, value_dim)
     halves = shape.padded + shape.value_padded
     constant = ROWS * (SCORE_PITCH + POWER_PITCH // 2 + 2 * shape.value_padded)
     constant += ROWS * shape.padded // 2 + (ROWS * CHUNK if mask == "full" else 0)
@@ -94,7 +60,7 @@ def kernel(
     symbol = (
         f"attention_bf16_d{head_dim}{values}_{mask}{'_causal' if causal else ''}{'_safe' if safe else ''}"
     )
-    shape = _Shape(head_dim, value_dim)
+    shape = Shape(head_dim, value_dim)
     return Kernel.deferred(
         target.symbol(symbol),
         lambda: _TileAttention(symbol, target, shape, mask, safe, causal).kernel(),
@@ -114,7 +80,7 @@ class _Chunk:
 
 class _TileAttention:
     def __init__(
-        self, symbol: str, target: Target, shape: _Shape, mask: Mask, safe: bool, causal: bool
+        self, symbol: str, target: Target, shape: Shape, mask: Mask, safe: bool, causal: bool
     ) -> None:
         k = self.k = Builder(symbol, target)
         self.shape, self.mask_kind, self.safe, self.causal = shape, mask, safe, causal
@@ -202,44 +168,10 @@ class _TileAttention:
             keys = self.k_input.at(batch * self.k_strides[0] + shared * self.k_strides[1], "k_head")
             values = self.v_input.at(batch * self.v_strides[0] + shared * self.v_strides[1], "v_head")
             with k.loop("kb", 0, k.divide(self.padded_keys, WORDS)) as kb:
-                self._pack_keys(keys, k.let("first_key", kb * WORDS))
+                first = k.let("first_key", kb * WORDS)
+                pack_keys(k, self.shape, keys, self.k_strides[2], first, self.keys, self.packed_k)
             with k.loop("pair", 0, k.divide(self.padded_keys, GROUP)) as pair:
-                self._pack_values(values, pair)
-
-    def _pack_keys(self, source: Memory, first: Expr) -> None:
-        """16 keys: [words of the head][16 keys][2]."""
-        k, shape = self.k, self.shape
-        block = self.packed_k.at(first * shape.padded, "k_block")
-        places = [k.smaller(first + j, self.keys - 1) * self.k_strides[2] for j in range(WORDS)]
-        rows = [source.at(place, f"key{j}") for j, place in enumerate(places)]
-        present = k.let("present", k.lane_numbers(WORDS) < k.cast(self.keys - first, "int32"))
-        for start in range(0, shape.width, WORDS * GROUP):
-            words = [words_of(k, row, start, shape.width) for row in rows]
-            for i, column in enumerate(transpose(k, words)):
-                shown = k.let("shown", k.select(present, column, 0, "int32"))
-                place = (start // GROUP + i) * WORDS * GROUP
-                block.store(place, tirx.reinterpret(f"uint16x{WORDS * GROUP}", shown))
-
-    def _pack_values(self, source: Memory, pair: Expr) -> None:
-        """Two keys: [tiles of the result][2 keys / 2][16 columns][2]."""
-        k, shape = self.k, self.shape
-        line = WORDS * GROUP
-        keys = [pair * GROUP + i for i in range(GROUP)]
-        rows = [
-            source.at(k.smaller(key, self.keys - 1) * self.v_strides[2], f"value{i}")
-            for i, key in enumerate(keys)
-        ]
-        block = k.let("block", k.divide(pair, WORDS))
-        inside = k.let("inside", k.remainder(pair, WORDS))
-        for tile in range(shape.columns):
-            start = tile * WORDS
-            parts = [line_of(k, row, start, shape.value_width, WORDS) for row in rows]
-            shown = [
-                k.let("shown", k.select(key < self.keys, part, 0, "uint16"))
-                for key, part in zip(keys, parts, strict=True)
-            ]
-            place = ((block * shape.columns + tile) * WORDS + inside) * line
-            self.packed_v.store(place, interleaved(k, shown))
+                pack_values(k, self.shape, values, self.v_strides[2], pair, self.keys, self.packed_v)
 
     def _row_mask(self, mask: Memory | None) -> None:
         """What is added to the scores of all queries: -inf beyond the last key."""
@@ -256,7 +188,7 @@ class _TileAttention:
         source = q.at(first * self.q_strides[2], "q_rows")
         pitch = k.let("q_bytes", self.q_strides[2] * 2)
         if not shape.aligned:
-            self._copy_queries(source)
+            copy_queries(k, shape, source, self.q_strides[2], self.height, self.q_copy)
             source, pitch = self.q_copy, shape.padded * 2
         seen = self.keys
         if self.causal:
@@ -275,16 +207,6 @@ class _TileAttention:
             self._highest(first, chunk)
             self._powers(chunk)
             self._values(first, chunk, out)
-
-    def _copy_queries(self, source: Memory) -> None:
-        k, shape = self.k, self.shape
-        with k.loop("i", 0, self.height) as i:
-            row = source.at(i * self.q_strides[2], "q_row")
-            copy = self.q_copy.at(i * shape.padded, "q_copy")
-            with k.loop("d", 0, shape.width) as d:
-                copy.store(d, row.load(d))
-            for d in range(shape.width, shape.padded):
-                copy.store(d, 0)
 
     def _scores(self, q: Memory, pitch: Value, chunk: _Chunk) -> None:
         """q k^T of the chunk, to the stage."""

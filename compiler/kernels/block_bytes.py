@@ -19,7 +19,8 @@ from isthmus.ir.types import DType
 from isthmus.kernels.arithmetic import Arithmetic
 from isthmus.kernels.block_weights import BYTES, IN_MEMORY, KINDS, SCALES, Kind, Weights, scale_of
 from isthmus.kernels.builder import Builder, Expr, Memory, Register, index, lanes_of
-from isthmus.kernels.byte_arithmetic import GROUP, nibbles_of, words_of
+from isthmus.kernels.byte_arithmetic import GROUP
+from isthmus.kernels.byte_products import nibbles_of, words_of
 from isthmus.kernels.gemm import symbol_of, tile_of
 from isthmus.kernels.gemm_ends import Ends
 from isthmus.kernels.kernel import Kernel

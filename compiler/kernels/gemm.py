@@ -23,7 +23,7 @@ from typing import TypeAlias
 import numpy as np
 
 from isthmus.errors import CompilerBug
-from isthmus.ir.types import Panels
+from isthmus.ir.encodings import Panels
 from isthmus.kernels.arithmetic import F32, Arithmetic
 from isthmus.kernels.builder import Expr, Memory, Register
 from isthmus.kernels.byte_steps import Steps

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from isthmus.kernels import gemm
 from isthmus.kernels.arithmetic import Arithmetic, DotBF16, round_bf16, rounded_pair
 from isthmus.kernels.builder import Expr, Memory, Value
-from isthmus.kernels.byte_arithmetic import UnsignedQuads
+from isthmus.kernels.byte_products import UnsignedQuads
 from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.gemm_ends import Parameters
 from isthmus.kernels.kernel import Kernel

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from isthmus.ir.dims import Dim, Shape, product
+from isthmus.ir.encodings import Interleaved, Panels
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, GroupPanels
-from isthmus.ir.types import DType, Interleaved, Panels
+from isthmus.ir.types import DType
 from isthmus.kernels import attention as attention_kernels
 from isthmus.kernels import (
     attention_tiles,

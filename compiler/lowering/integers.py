@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TypeAlias
 
 from isthmus.ir.dims import Dim
+from isthmus.ir.encodings import Interleaved, Nibbles, SmallFloats
 from isthmus.ir.graph import Value
 from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Interleaved, Nibbles, SmallFloats
+from isthmus.ir.types import DType
 from isthmus.kernels import (
     block_bytes,
     block_gemm,
@@ -20,7 +21,8 @@ from isthmus.kernels import (
     sparse,
 )
 from isthmus.kernels.builder import C_TYPES
-from isthmus.kernels.byte_arithmetic import Bytes, HalfOfQuads, arithmetic_of, words_of
+from isthmus.kernels.byte_arithmetic import Bytes
+from isthmus.kernels.byte_products import HalfOfQuads, arithmetic_of, words_of
 from isthmus.kernels.math_short import SHORT
 from isthmus.lowering.heavy import distance, row_result, sparse_sizes
 from isthmus.lowering.plan import Arg, Number, Pitch, Pointer, Scratch

@@ -15,6 +15,7 @@ import isthmus.targets
 from isthmus.bundle import manifest, writer
 from isthmus.bundle.manifest import NAME as MANIFEST
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import discover
 from isthmus.errors import BundleError, Code, Problem
 from isthmus.matrix import keys, stages
 from isthmus.matrix.cache import Cache, Entry, Where
@@ -25,7 +26,6 @@ from isthmus.matrix.plans import Matrix, Plan
 from isthmus.matrix.pool import NO_LIMIT, Task, problems_in, run_tasks, workers
 from isthmus.matrix.results import BuildResult, PairResult, Work
 from isthmus.matrix.stages import Gone, ModelJob, PairJob
-from isthmus.target import discover
 from isthmus.tools.hardware import hardware
 
 # Of memory: a worker with TVM, and what a compile holds for each byte of the model; measured: 250 MB and 1.5.

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
+from isthmus.chips import pick
 from isthmus.errors import Code, ModelError, Problem, nearest
 from isthmus.frontends.onnx import DimOption, parse_fixes
 from isthmus.ir.types import Array
@@ -21,7 +22,7 @@ from isthmus.quantizer.decide import read_decisions
 from isthmus.quantizer.metric import NAMES, metric_of
 from isthmus.quantizer.plan import AUTO, Asked, asked
 from isthmus.quantizer.search import Budget
-from isthmus.target import Target, pick
+from isthmus.target import Target
 
 Layer = TypeVar("Layer", Budgets, Settings)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.errors import ModelError
 from isthmus.frontends.onnx import file_digests
 from isthmus.machine import Machine
@@ -14,7 +15,7 @@ from isthmus.matrix import keys
 from isthmus.matrix.cache import file_digest
 from isthmus.matrix.config import Config
 from isthmus.matrix.pairs import Pair, resolve, select
-from isthmus.target import NATIVE, discover
+from isthmus.target import NATIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ import isthmus.targets
 from isthmus.bundle import selftest
 from isthmus.bundle.manifest import NAME as MANIFEST
 from isthmus.bundle.reader import Bundle, open_bundle
+from isthmus.chips import discover
 from isthmus.codegen.cache import cache_dir
 from isthmus.codegen.session_memory import arena_bytes
 from isthmus.driver import DimSpec, Options, Shared, compile_shared, read_model, share
@@ -40,7 +41,7 @@ from isthmus.passes.sparsify.decisions import Record
 from isthmus.quantizer.metric import metric_of
 from isthmus.quantizer.plan import Asked, split, with_precision
 from isthmus.runtime import load
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.tools.bench import alternate, pinned, quartiles
 from isthmus.tools.costs import port_bytes, sizes_for
 from isthmus.tools.data import read_requests

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import isthmus.targets
-from isthmus.target import discover
+from isthmus.chips import discover
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(

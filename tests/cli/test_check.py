@@ -13,11 +13,12 @@ import pytest
 from layer_models import broken_model, layer_model, save, sparse_model
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.cli import app
 from isthmus.cli.check import _check
 from isthmus.codegen.session_memory import arena_bytes
 from isthmus.driver import Options, prepare, read_model, write_c
-from isthmus.target import Caches, discover
+from isthmus.target import Caches
 from isthmus.tools.costs import sizes_for
 
 Capture = pytest.CaptureFixture[str]

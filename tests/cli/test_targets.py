@@ -12,9 +12,11 @@ from types import SimpleNamespace
 import pytest
 from runners import KNOWN, MACHINE, runnable
 
+import isthmus.chips
 import isthmus.target
+from isthmus.chips import impossible
 from isthmus.cli import app
-from isthmus.target import Target, impossible
+from isthmus.target import Target
 
 Capture = pytest.CaptureFixture[str]
 
@@ -86,7 +88,7 @@ def test_a_broken_plug_in_is_a_warning(monkeypatch: pytest.MonkeyPatch, capsys: 
     point = SimpleNamespace(
         name="x", value="y", dist=SimpleNamespace(name="their-package"), load=lambda: 1 / 0
     )
-    monkeypatch.setattr(isthmus.target, "entry_points", lambda group: [point])
+    monkeypatch.setattr(isthmus.chips, "entry_points", lambda group: [point])
     assert app.run(["targets"]) == 0
     captured = capsys.readouterr()
     assert all(name in captured.out for name in KNOWN)
@@ -152,7 +154,7 @@ def test_the_kit_without_a_runner(monkeypatch: pytest.MonkeyPatch, capsys: Captu
 @pytest.mark.slow
 def test_the_kit_finds_a_wrong_chip(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     """A routine that is off by one: exit status 1, and the table says where."""
-    host = isthmus.target.pick("host", KNOWN, MACHINE)
+    host = isthmus.chips.pick("host", KNOWN, MACHINE)
     source = """
 static void off_by_one(const uint8_t *a, const uint8_t *b, int32_t *y, const int64_t *sizes, int64_t begin,
                        int64_t end) {
@@ -166,7 +168,7 @@ static void off_by_one(const uint8_t *a, const uint8_t *b, int32_t *y, const int
     routine = isthmus.target.Routine("integer_matmul", ("u8", "u8"), "i32", "off_by_one", source)
     wrong = SimpleNamespace(TARGETS=(replace(host, name="wrong", routines=(routine,)),))
     point = SimpleNamespace(name="x", value="y", dist=None, load=lambda: wrong)
-    monkeypatch.setattr(isthmus.target, "entry_points", lambda group: [point])
+    monkeypatch.setattr(isthmus.chips, "entry_points", lambda group: [point])
     command = ["targets", "test", "wrong", "--group", "quantized", "--group", "scans"]
     assert app.run(command) == 1
     captured = capsys.readouterr()

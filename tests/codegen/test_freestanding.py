@@ -14,13 +14,13 @@ from layer_models import layer_model, save
 from strict_c import WARNINGS, C
 
 import isthmus.targets
+from isthmus.chips import best_for, discover
 from isthmus.codegen import toolchain
 from isthmus.codegen.session_memory import arena_bytes, static_bytes
 from isthmus.codegen.sources import source_files
 from isthmus.driver import Options, Prepared, prepare, read_model, write_c
 from isthmus.machine import Machine
 from isthmus.systems import NONE
-from isthmus.target import best_for, discover
 
 Build = Callable[..., ctypes.CDLL]
 (BOARD, *_) = (

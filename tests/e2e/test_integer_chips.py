@@ -14,16 +14,8 @@ from runners import KNOWN, need_runner, runnable
 
 import isthmus
 from isthmus.bundle.reader import open_bundle
-from isthmus.kernels.byte_arithmetic import (
-    Pairs,
-    PairSums,
-    Quads,
-    Single,
-    Squares,
-    UnsignedQuads,
-    Widening,
-    arithmetic_of,
-)
+from isthmus.kernels.byte_arithmetic import PairSums, Single, Widening
+from isthmus.kernels.byte_products import Pairs, Quads, Squares, UnsignedQuads, arithmetic_of
 from isthmus.target import Target
 from isthmus.tools.emulator import answering
 

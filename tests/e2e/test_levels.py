@@ -16,11 +16,12 @@ import isthmus
 import isthmus.targets
 from isthmus.bundle import selftest
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import discover
 from isthmus.cli import app
 from isthmus.codegen.cache import cache_dir
 from isthmus.errors import IsthmusError
 from isthmus.machine import Machine
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.tools.emulator import emulated
 
 CACHE = cache_dir(os.environ)

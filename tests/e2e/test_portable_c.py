@@ -22,6 +22,7 @@ from strict_c import WARNINGS, C
 import isthmus.targets
 from isthmus.bundle import selftest
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import discover
 from isthmus.codegen.cache import cache_dir
 from isthmus.codegen.native import load as load_kernels
 from isthmus.driver import Bundle, Options, compile_model, find_target
@@ -29,7 +30,7 @@ from isthmus.errors import ModelError
 from isthmus.kernels import attention, gemm, layer_norm, pack, rms_norm, softmax
 from isthmus.kernels.kernel import Kernel
 from isthmus.systems import ARCHIVE
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.targets.x86_64 import TARGETS as X86
 from isthmus.tools.emulator import emulated
 

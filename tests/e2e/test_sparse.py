@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from runners import KNOWN, MACHINE
 
+from isthmus.chips import best_for
 from isthmus.cli import app
 from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Bundle, Options, compile_program, find_target
@@ -25,7 +26,6 @@ from isthmus.quantizer.decide import Deciding, with_decisions
 from isthmus.quantizer.plan import Asked, with_precision
 from isthmus.quantizer.plan import asked as wanted
 from isthmus.runtime import load
-from isthmus.target import best_for
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = Options(cache=cache_dir({"ISTHMUS_CACHE": str(ROOT / "build/cache")}))

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 
+import isthmus.chips
 import isthmus.target
 from isthmus.cli import app
 from isthmus.driver import Options, prepare, write_c
@@ -28,7 +29,7 @@ def chip(monkeypatch: pytest.MonkeyPatch) -> isthmus.target.Target:
     monkeypatch.syspath_prepend(str(PLACE))
     module = importlib.import_module("imaginary_npu.chip")
     point = SimpleNamespace(name="imaginary-npu", value="imaginary_npu.chip", dist=None, load=lambda: module)
-    monkeypatch.setattr(isthmus.target, "entry_points", lambda group: [point])
+    monkeypatch.setattr(isthmus.chips, "entry_points", lambda group: [point])
     (found,) = module.TARGETS
     assert isinstance(found, isthmus.target.Target)
     return found

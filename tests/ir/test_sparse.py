@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.ir.read import parse_type
 from isthmus.ir.sparse import HALVED, NM, Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Encoding, TensorType, parse_type
+from isthmus.ir.types import DType, Encoding, TensorType
 from isthmus.ir.weights import Weight
 
 

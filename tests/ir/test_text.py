@@ -14,11 +14,12 @@ from random_graphs import programs, random_arrays, random_program
 
 from isthmus.errors import Code, ModelError
 from isthmus.ir.dims import symbol
+from isthmus.ir.encodings import Padded, Panels
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input, weight_of, weight_value
 from isthmus.ir.parser import WeightStore
 from isthmus.ir.printer import contents_digest, element_text, show, unique_names
-from isthmus.ir.types import Array, DType, Padded, Panels, TensorType
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.verify import verify
 from isthmus.ir.weights import Source, Weight
 from isthmus.ops.nn import linear

@@ -11,11 +11,7 @@ from hypothesis.extra import numpy as arrays
 
 from isthmus.ir import small_floats
 from isthmus.ir.dims import minimum, symbol
-from isthmus.ir.graph import TypeMismatch
-from isthmus.ir.sparse import NM, Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import (
-    DType,
-    Encoding,
+from isthmus.ir.encodings import (
     Halves,
     Interleaved,
     Packed,
@@ -23,10 +19,12 @@ from isthmus.ir.types import (
     Panels,
     Powers,
     SmallFloats,
-    TensorType,
     parse_encoding,
-    parse_type,
 )
+from isthmus.ir.graph import TypeMismatch
+from isthmus.ir.read import parse_type
+from isthmus.ir.sparse import NM, Blocks, GroupPanels, MaskedPanels
+from isthmus.ir.types import DType, Encoding, TensorType
 from isthmus.ops import rules
 
 seq = symbol("seq")

@@ -10,6 +10,7 @@ import pytest
 
 from isthmus.errors import CompilerBug
 from isthmus.ir.dims import symbol
+from isthmus.ir.encodings import Padded, Panels
 from isthmus.ir.graph import (
     HOLE,
     WEIGHT,
@@ -22,7 +23,7 @@ from isthmus.ir.graph import (
     graph_input,
     weight_value,
 )
-from isthmus.ir.types import DType, Padded, Panels, TensorType
+from isthmus.ir.types import DType, TensorType
 from isthmus.ir.verify import check, report, verify
 from isthmus.ir.weights import InFile, InMemory, Weight
 from isthmus.ops.movement import gather, transpose

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from isthmus.errors import Code, ModelError
+from isthmus.ir.encodings import Panels
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, Program, Value, graph_input, weight_value
 from isthmus.ir.printer import show
 from isthmus.ir.store import Stored, dump
-from isthmus.ir.types import Array, DType, Panels, TensorType
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.weights import InFile, InMemory, Unpacked, Weight
 from isthmus.ops.pointwise import add, neg
 from isthmus.ops.text import load

@@ -12,7 +12,7 @@ from runners import CACHE, most_capable, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
-from isthmus.ir.types import Interleaved
+from isthmus.ir.encodings import Interleaved
 from isthmus.kernels import attention as attention_kernels
 from isthmus.kernels import attention_tiles, gemm, gemm_tiles, layer_norm, rms_norm
 from isthmus.kernels.arithmetic import bf16_of

@@ -12,7 +12,8 @@ from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
-from isthmus.ir.types import DType, Interleaved, Nibbles, Padded, Panels
+from isthmus.ir.encodings import Interleaved, Nibbles, Padded, Panels
+from isthmus.ir.types import DType
 from isthmus.kernels import block_bytes, gemm
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import BLOCK_SCALES, integer_block_linear

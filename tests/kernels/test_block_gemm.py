@@ -9,8 +9,9 @@ import pytest
 
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
+from isthmus.ir.encodings import Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.small_floats import from_codes
-from isthmus.ir.types import DType, Interleaved, Nibbles, Padded, Panels, SmallFloats
+from isthmus.ir.types import DType
 from isthmus.kernels import block_gemm, block_row, gemm
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import block_linear

@@ -14,10 +14,12 @@ from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
-from isthmus.ir.types import Array, Interleaved, Padded
+from isthmus.ir.encodings import Interleaved, Padded
+from isthmus.ir.types import Array
 from isthmus.kernels import byte_steps, gemm, layer_norm, rms_norm
 from isthmus.kernels.arithmetic import F32
-from isthmus.kernels.byte_arithmetic import GROUP, HalfOfQuads
+from isthmus.kernels.byte_arithmetic import GROUP
+from isthmus.kernels.byte_products import HalfOfQuads
 from isthmus.kernels.byte_steps import Steps, Way
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import quantize_rows

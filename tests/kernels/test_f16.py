@@ -11,7 +11,7 @@ from runners import CACHE, quick
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call, load
-from isthmus.ir.types import Panels
+from isthmus.ir.encodings import Panels
 from isthmus.kernels import gemm
 from isthmus.kernels.arithmetic import HalfWeights
 from isthmus.kernels.kernel import Kernel

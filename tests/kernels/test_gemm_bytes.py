@@ -14,9 +14,11 @@ from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.codegen.objects import assembly
-from isthmus.ir.types import DType, Interleaved, Padded
+from isthmus.ir.encodings import Interleaved, Padded
+from isthmus.ir.types import DType
 from isthmus.kernels import gemm
-from isthmus.kernels.byte_arithmetic import GROUP, arithmetic_of
+from isthmus.kernels.byte_arithmetic import GROUP
+from isthmus.kernels.byte_products import arithmetic_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 

@@ -10,11 +10,11 @@ from runners import KNOWN, native
 from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
+from isthmus.ir.encodings import Padded
 from isthmus.ir.sparse import GroupPanels
-from isthmus.ir.types import Padded
 from isthmus.kernels import gemm
 from isthmus.kernels.arithmetic import F32, Arithmetic, bf16_of
-from isthmus.kernels.byte_arithmetic import arithmetic_of
+from isthmus.kernels.byte_products import arithmetic_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 

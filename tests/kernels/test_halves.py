@@ -12,10 +12,11 @@ from runners import KNOWN, quick
 
 from isthmus.codegen.native import Call
 from isthmus.codegen.objects import assembly
+from isthmus.ir.encodings import Padded
 from isthmus.ir.sparse import MaskedPanels
-from isthmus.ir.types import Padded
 from isthmus.kernels import gemm
-from isthmus.kernels.byte_arithmetic import GROUP, HalfOfQuads
+from isthmus.kernels.byte_arithmetic import GROUP
+from isthmus.kernels.byte_products import HalfOfQuads
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 

@@ -12,10 +12,10 @@ from strict_c import CHECKED_C
 
 from isthmus.codegen.native import Call
 from isthmus.errors import CompilerBug
+from isthmus.ir.encodings import Padded
 from isthmus.ir.sparse import Blocks
-from isthmus.ir.types import Padded
 from isthmus.kernels import sparse
-from isthmus.kernels.byte_arithmetic import words_of
+from isthmus.kernels.byte_products import words_of
 from isthmus.kernels.kernel import Kernel
 from isthmus.target import Target
 

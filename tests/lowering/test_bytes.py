@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input
 from isthmus.ir.types import DType, TensorType
@@ -16,7 +17,6 @@ from isthmus.ops.nn import layer_norm, rms_norm
 from isthmus.ops.pointwise import mul
 from isthmus.ops.quantize import row_scale
 from isthmus.passes import pipeline
-from isthmus.target import discover
 
 TARGETS = discover(isthmus.targets)
 CHIP = TARGETS["x86-64-v4-vnni"]  # multiplies unsigned rows

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import isthmus.targets
+from isthmus.chips import discover, pick
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import NamedDim, graph_input
 from isthmus.ir.types import DType, TensorType
@@ -17,7 +18,6 @@ from isthmus.lowering.plan import Call, Pitch, Pointer, RowStage, UnitStage
 from isthmus.lowering.stages import block_rows, form_stages
 from isthmus.lowering.views import Buffer
 from isthmus.machine import Machine
-from isthmus.target import discover, pick
 
 TARGET = pick("x86-64-v3", discover(isthmus.targets), Machine.here())
 ROWS = symbol("batch") * symbol("seq")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input
 from isthmus.ir.types import DType, TensorType
@@ -15,7 +16,6 @@ from isthmus.lowering.lower import lower
 from isthmus.lowering.plan import Parts
 from isthmus.ops import movement, nn, pointwise, reduce
 from isthmus.passes import pipeline
-from isthmus.target import discover
 
 B, S = symbol("b"), symbol("s")
 TARGET = discover(isthmus.targets)["x86-64-v3"]

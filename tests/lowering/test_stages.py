@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.ir.dims import symbol
 from isthmus.ir.graph import Graph, NamedDim, Program, constant, graph_input
 from isthmus.ir.types import DType, TensorType
@@ -12,7 +13,6 @@ from isthmus.lowering.lower import lower
 from isthmus.lowering.plan import BatchStage
 from isthmus.ops import movement, nn, pointwise
 from isthmus.passes import pipeline
-from isthmus.target import discover
 
 
 def test_a_product_with_a_constant_stays_in_one_stage() -> None:

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.errors import Code, ModelError, Problem
 from isthmus.machine import Machine
 from isthmus.matrix.config import load_config
 from isthmus.matrix.pairs import Pair, resolve, select
-from isthmus.target import discover
 
 KNOWN = discover(isthmus.targets)
 TOML = """\

@@ -8,7 +8,8 @@ import pytest
 from isthmus.ir.dims import symbol
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, Value, graph_input
-from isthmus.ir.types import DType, parse_type
+from isthmus.ir.read import parse_type
+from isthmus.ir.types import DType
 from isthmus.ops.counting import Run, as_run, writes_everything
 from isthmus.ops.movement import broadcast, concat, full, iota, reshape, slice_, transpose
 from isthmus.ops.pointwise import add, cast, mul

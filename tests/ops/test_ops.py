@@ -8,7 +8,8 @@ import pytest
 from isthmus.ir.dims import symbol
 from isthmus.ir.evaluate import apply
 from isthmus.ir.graph import Attr, Kind, Op, Trait, TypeMismatch, Value, counted_by, graph_input
-from isthmus.ir.types import Array, DType, TensorType, parse_type
+from isthmus.ir.read import parse_type
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ir.verify import KINDS
 from isthmus.ops import OPS
 from isthmus.tools.conformance.examples import EXAMPLES, SIZES

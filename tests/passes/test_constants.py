@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from isthmus.ir.encodings import Panels
 from isthmus.ir.graph import Graph, Program, Value, constant, graph_input, weight_of
 from isthmus.ir.rewrite import Event
-from isthmus.ir.types import Array, DType, Panels, TensorType
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops.movement import broadcast, full, gather, iota, pad, reshape, transpose
 from isthmus.ops.pointwise import add, cast, exp, mul
 from isthmus.passes.clean.fold import Fold

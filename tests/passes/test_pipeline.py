@@ -10,11 +10,12 @@ import pytest
 
 from isthmus.errors import Code, CompilerBug, ModelError
 from isthmus.ir.dims import symbol
+from isthmus.ir.encodings import Padded, Panels
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input
 from isthmus.ir.parser import parse_program
 from isthmus.ir.printer import show
 from isthmus.ir.rewrite import Rule, Watch
-from isthmus.ir.types import DType, Padded, Panels, TensorType
+from isthmus.ir.types import DType, TensorType
 from isthmus.ops import OPS
 from isthmus.ops.movement import full
 from isthmus.ops.nn import layer_norm, matmul

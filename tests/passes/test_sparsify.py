@@ -9,10 +9,11 @@ import pytest
 
 from isthmus.errors import Code, ModelError
 from isthmus.ir.dims import symbol
+from isthmus.ir.encodings import Interleaved, Padded, Panels
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input
 from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Interleaved, Padded, Panels, TensorType
+from isthmus.ir.types import DType, TensorType
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import linear

@@ -11,7 +11,7 @@ from runners import CACHE, KNOWN, most_capable
 
 from isthmus.codegen.native import Call, load
 from isthmus.kernels import gemm, gemm_tiles
-from isthmus.kernels.byte_arithmetic import arithmetic_of
+from isthmus.kernels.byte_products import arithmetic_of
 from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.kernel import Kernel
 from isthmus.ops.integer import integer_linear

@@ -9,9 +9,9 @@ import numpy as np
 
 from isthmus.ir.dims import Shape, evaluate_dim, product
 from isthmus.ir.graph import HOLE, Attr, Graph, Kind, Marker, Trait, Value, constant, graph_input, walk
-from isthmus.ir.read import parse_dim
+from isthmus.ir.read import parse_dim, parse_type
 from isthmus.ir.rewrite import NAMED, Rule, weight
-from isthmus.ir.types import Array, DType, TensorType, parse_type
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops import movement, pointwise, reduce
 
 SIZES = {"b": 2, "n": 7, "s": 5, "t": 6, "h": 3, "one": 1}

@@ -10,9 +10,10 @@ import pytest
 from programs import not_run
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.codegen.cache import cache_dir
 from isthmus.machine import Machine
-from isthmus.target import Target, discover
+from isthmus.target import Target
 from isthmus.targets import x86_64
 
 MACHINE = Machine.here()

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from runners import KNOWN, MACHINE, has_runner
 
-import isthmus.target
+import isthmus.chips
 import isthmus.targets
+from isthmus.chips import discover, find, impossible
 from isthmus.errors import ModelError, Problem
-from isthmus.target import Caches, Runner, Target, VectorUnit, discover, find, impossible
+from isthmus.target import Caches, Runner, Target, VectorUnit
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = replace(next(iter(KNOWN.values())), name="plugged-in")
@@ -50,7 +51,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
 
     def put(*targets: object, load: Callable[[], object] | None = None) -> None:
         point = Point(load or (lambda: SimpleNamespace(TARGETS=targets)))
-        monkeypatch.setattr(isthmus.target, "entry_points", lambda group: [point])
+        monkeypatch.setattr(isthmus.chips, "entry_points", lambda group: [point])
 
     return put
 

@@ -20,11 +20,11 @@ import isthmus
 import isthmus.targets
 from isthmus.bundle import selftest
 from isthmus.bundle.reader import open_bundle
+from isthmus.chips import discover
 from isthmus.cli import app
 from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Options, compile_model
 from isthmus.errors import InputError
-from isthmus.target import discover
 from isthmus.tools.emulator import Emulated, emulated
 
 CACHE = cache_dir(os.environ)

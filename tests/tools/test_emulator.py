@@ -16,7 +16,7 @@ from isthmus.codegen.cache import cache_dir
 from isthmus.driver import Options, compile_program
 from isthmus.errors import IsthmusError
 from isthmus.ir.graph import Graph, NamedDim, Program, constant, graph_input
-from isthmus.ir.types import parse_type
+from isthmus.ir.read import parse_type
 from isthmus.ops.movement import gather
 from isthmus.ops.pointwise import mul
 from isthmus.target import Runner, Target

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 import isthmus.targets
+from isthmus.chips import discover
 from isthmus.errors import RunnerError
-from isthmus.target import Runner, Target, discover
+from isthmus.target import Runner, Target
 from isthmus.tools.emulator import require
 
 ABSENT = Runner("absent", ("no-such-program",), "a package")

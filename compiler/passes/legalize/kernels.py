@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from isthmus.errors import Code, ModelError, Problem
+from isthmus.ir.encodings import Interleaved, Panels
 from isthmus.ir.graph import Graph, Program, Value
 from isthmus.ir.rewrite import Rule, Watch
 from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Interleaved, Panels
+from isthmus.ir.types import DType
 from isthmus.ops.integer import integer_linear
 from isthmus.ops.nn import attention, layer_norm, linear, rms_norm
 from isthmus.ops.ragged import ragged_attention

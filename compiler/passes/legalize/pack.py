@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from isthmus.ir.encodings import Interleaved, Nibbles, Padded, Panels, SmallFloats
 from isthmus.ir.graph import Graph, Program, Value, weight_of, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
 from isthmus.ir.sparse import Blocks, GroupPanels, MaskedPanels
-from isthmus.ir.types import DType, Encoding, Interleaved, Nibbles, Padded, Panels, SmallFloats
+from isthmus.ir.types import DType, Encoding
 from isthmus.ir.weights import Weight
 from isthmus.ops.integer import block_linear, integer_block_linear, integer_linear, quantize_rows
 from isthmus.ops.movement import full

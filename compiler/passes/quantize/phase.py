@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from isthmus.ir.encodings import Halves, Packed, Powers, SmallFloats
 from isthmus.ir.graph import Graph, Program, Value, constant, use_counts, weight_value
 from isthmus.ir.rewrite import Event, Rule, Watch
-from isthmus.ir.types import Array, DType, Encoding, Halves, Packed, Powers, SmallFloats
+from isthmus.ir.types import Array, DType, Encoding
 from isthmus.ir.weights import Weight
 from isthmus.ops.movement import full, reshape
 from isthmus.ops.nn import attention, layer_norm, linear

@@ -11,7 +11,8 @@ import numpy as np
 from isthmus.bundle.selftest import Tolerance
 from isthmus.ir.dims import names
 from isthmus.ir.graph import Graph, NamedDim, Program, Value, constant, graph_input, walk
-from isthmus.ir.types import Array, DType, TensorType, parse_type
+from isthmus.ir.read import parse_type
+from isthmus.ir.types import Array, DType, TensorType
 from isthmus.ops.quantize import limits
 from isthmus.tools.conformance.examples import SIZES
 from isthmus.tools.samples import magnitude, tolerance_of

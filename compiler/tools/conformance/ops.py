@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from isthmus.ir.graph import Op, Trait, Value
-from isthmus.ir.types import DType, parse_type
+from isthmus.ir.read import parse_type
+from isthmus.ir.types import DType
 from isthmus.ops import OPS, integer, lines, movement, nn, pointwise, quantize, reduce
 from isthmus.tools.conformance.cases import Case, Maker
 from isthmus.tools.conformance.examples import EXAMPLES, Example

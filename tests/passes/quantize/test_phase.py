@@ -10,11 +10,12 @@ import pytest
 from quantizable import CLASSES, DOWN, HEAD, INNER, UP, WIDTH, feed_forward, requests
 
 from isthmus.errors import Code, ModelError
+from isthmus.ir.encodings import Halves, Packed, Powers
 from isthmus.ir.evaluate import evaluate
 from isthmus.ir.graph import Program
 from isthmus.ir.printer import show
 from isthmus.ir.store import dump
-from isthmus.ir.types import Array, DType, Halves, Packed, Powers
+from isthmus.ir.types import Array, DType
 from isthmus.ir.verify import check
 from isthmus.ops.integer import block_linear, integer_linear
 from isthmus.ops.nn import linear
