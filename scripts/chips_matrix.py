@@ -2,6 +2,7 @@
 
     python scripts/chips_matrix.py                    # writes docs/chips.md
     python scripts/chips_matrix.py --json             # the same as JSON, and writes nothing
+    python scripts/chips_matrix.py --json --in-turn 2 # two of the models for each chip, in turn
     python scripts/chips_matrix.py --build-only --model MiniLM-L3 --chip armv8-neon
 
 Needs ISTHMUS_ZOO for the tiny models; MiniLM-L3 is fetched. Two chips at a time, or as many as there are
@@ -61,7 +62,7 @@ _PAGE = """\
 Every chip that `isthmus targets` lists, and what became of five models on it: four members of the collection
 of tiny exported models, with random weights, and MiniLM-L3 with its real ones. Each is compiled for the chip,
 run by the chip's runner on its stored requests, and compared with what the NumPy evaluator says. Written by
-`scripts/chips_matrix.py`; CI runs it again and compares.
+`scripts/chips_matrix.py`; CI runs two of the models on each chip again, and compares.
 
 *built, not run*: the bundle is made; nothing here executes the chip's code, or its weights are too large for
 the emulated board. Chips without a system get dims of at most 4.
@@ -79,33 +80,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--chip", action="append", choices=list(known), help="only this chip; repeatable")
     parser.add_argument("--model", action="append", choices=MODELS, help="only this model; repeatable")
+    parser.add_argument(
+        "--in-turn", type=int, metavar="N", help="so many of the models for each chip, in turn"
+    )
     parser.add_argument("--build-only", action="store_true", help="compile, do not run")
     parser.add_argument("--json", action="store_true", help="print JSON, write nothing")
     given = parser.parse_args()
     began = time.perf_counter()
     models = [name for name in MODELS if not given.model or name in given.model]
-    found = matrix(given.chip or list(known), models, given.build_only)
-    print(f"{len(found)} chips x {len(models)} models: {time.perf_counter() - began:.0f} s", file=sys.stderr)
+    each = min(given.in_turn or len(models), len(models))
+    found = matrix(given.chip or list(known), models, each, given.build_only)
+    print(f"{len(found)} chips x {each} models: {time.perf_counter() - began:.0f} s", file=sys.stderr)
     if given.json:
         print(
             json.dumps(
                 {chip: {"runner": runner, **cells} for chip, (runner, cells) in found.items()}, indent=2
             )
         )
-    elif given.chip or given.model or given.build_only:
+    elif given.chip or given.model or given.in_turn or given.build_only:
         print(table(found, known))
     else:
         PAGE.write_text(page(found, known), encoding="utf-8")
     return int(any(cell not in (PASS, BUILT) for _, cells in found.values() for cell in cells.values()))
 
 
-def matrix(chips: Sequence[str], models: Sequence[str], build_only: bool) -> dict[str, Row]:
-    """What became of each model on each chip."""
+def matrix(chips: Sequence[str], models: Sequence[str], each: int, build_only: bool) -> dict[str, Row]:
+    """What became of `each` of the models on each chip: of all, or of others for the next chip."""
     paths = {name: str(_path(name)) for name in models}
+    turns = [{(chip + i) % len(models) for i in range(each)} for chip in range(len(chips))]
+    asked = [{name: paths[name] for i, name in enumerate(models) if i in turn} for turn in turns]
     # TVM does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processors(), mp_context=context) as pool:
-        rows = pool.map(_row, chips, [paths] * len(chips), [build_only] * len(chips))
+        rows = pool.map(_row, chips, asked, [build_only] * len(chips))
         return dict(zip(chips, rows, strict=True))
 
 

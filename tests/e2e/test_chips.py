@@ -20,6 +20,7 @@ from isthmus.tools.conformance.cases import program
 from isthmus.tools.conformance.kit import Outcome, Score, all_cases
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = (ROOT / "docs/chips.md").read_text("utf-8")
 # The most capable chip of each architecture that something executes here; on it the whole kit runs.
 BEST = {t.arch: t.name for t in KNOWN.values() if runnable(t)}
 INTEGERS = ("quantized", "scans")
@@ -53,8 +54,7 @@ def digest(groups: tuple[str, ...]) -> str:
 
 def listed() -> dict[str, list[str]]:
     """Chip: system, runner and a cell for each model, as docs/chips.md has them."""
-    text = (ROOT / "docs/chips.md").read_text("utf-8")
-    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", text, re.M)
+    rows = re.findall(r"^\| `([^`]+)` \| (.+) \|$", PAGE, re.M)
     return {name: cells.split(" | ") for name, cells in rows}
 
 
@@ -66,16 +66,20 @@ def test_the_page_lists_every_chip() -> None:
 
 
 def test_the_page_is_true(zoo: Path) -> None:
-    """All models on all chips again; what cannot run here is not compared."""
-    command = [sys.executable, str(ROOT / "scripts/chips_matrix.py"), "--json"]
+    """Two models on each chip again; what cannot run here is not compared."""
+    command = [sys.executable, str(ROOT / "scripts/chips_matrix.py"), "--json", "--in-turn", "2"]
     environment = {**os.environ, "ISTHMUS_ZOO": str(zoo)}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     found, page = json.loads(done.stdout), listed()
+    (head,) = (line for line in PAGE.splitlines() if line.startswith("| chip | system | runner | "))
+    models = head.strip("| ").split(" | ")[3:]
     assert list(found) == list(page)
     for name, row in found.items():
-        cells = [cell for key, cell in row.items() if key != "runner"]
+        told = dict(zip(models, page[name][2:], strict=True))
+        cells = {model: cell for model, cell in row.items() if model != "runner"}
+        assert len(cells) == 2
         if runnable(KNOWN[name]) or page[name][1] == "-":
-            assert cells == page[name][2:], name
+            assert cells.items() <= told.items(), name
         else:
-            assert set(cells) == {"built, not run"}, name
+            assert set(cells.values()) == {"built, not run"}, name
