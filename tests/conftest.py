@@ -74,6 +74,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduli
     return _Scheduling(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> None:
+    """Name at once what failed: a run that is cut off never comes to its summary."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if report.failed and reporter is not None:
+        reporter.ensure_newline()
+        reporter.write_line(f"FAILED {report.nodeid} ({report.when})")
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""
