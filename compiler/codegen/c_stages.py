@@ -53,6 +53,7 @@ class StageWriter:
         self.dim = dim
         self.names = names
         self.timed = {call: number for number, call in enumerate(plan.calls())} if timed else {}
+        self.parameters = {kernel.symbol: kernel.parameters for kernel in plan.functions()}
         self.names_of: dict[Buffer, str] = {}
         self.block: Stage | None = None  # the row stage being written
 
@@ -97,9 +98,10 @@ class StageWriter:
 
     def _args(self, call: Call, batch: Shape = ()) -> list[str]:
         texts = [self._arg(arg, batch) for arg in call.args]
+        parameters = self.parameters[call.kernel.symbol]
         for i, arg in enumerate(call.args):
             # Scratch is memory of floats, to C; what of it a kernel takes for something else is cast.
-            if isinstance(arg, Scratch) and (kind := call.kernel.parameters[i].ctype) != "float *":
+            if isinstance(arg, Scratch) and (kind := parameters[i].ctype) != "float *":
                 texts[i] = f"({kind})({texts[i]})"
         return texts
 

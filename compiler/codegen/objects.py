@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from isthmus.codegen.cache import digest_of, load, store
 from isthmus.codegen.kernel_c import kernel_c
 from isthmus.codegen.lower import lower_intrinsics
 from isthmus.errors import CompilerBug
-from isthmus.kernels.kernel import Kernel
+from isthmus.kernels.kernel import Kernel, Parameter
 from isthmus.kernels.tir import tvm
 from isthmus.machine import processors
 from isthmus.target import Target
@@ -48,13 +50,21 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
 
 
 def _known(kernel: Kernel, target: Target, cache: Path | None) -> bytes | None:
-    return None if cache is None else load(cache, _key(kernel, target))
+    """The object that was kept, if one was. Then the kernel knows its parameters as well, which the plan's C
+    declares: TVM, which takes half a second to load, is not needed."""
+    kept = None if cache is None else load(cache, _key(kernel, target))
+    if kept is None:
+        return None
+    head, compiled = kept.split(b"\n", 1)
+    kernel.know(tuple(Parameter(name, ctype) for name, ctype in json.loads(head)))
+    return compiled
 
 
 def _compile_kept(kernel: Kernel, target: Target, cache: Path | None) -> bytes:
     compiled = _compile(kernel, target)
     if cache is not None:
-        store(cache, _key(kernel, target), compiled)
+        head = json.dumps([(parameter.name, parameter.ctype) for parameter in kernel.parameters])
+        store(cache, _key(kernel, target), head.encode() + b"\n" + compiled)
     return compiled
 
 
@@ -65,7 +75,7 @@ def _key(kernel: Kernel, target: Target) -> str:
     if target.kernels == "c":
         return toolchain.kernel_key(kernel_c(kernel), target.toolchain)
     chip = (sorted(target.tvm.items()), target.kernel_traits, target.caches)
-    parts = (tvm.__version__, _sources(), repr(chip), kernel.symbol)
+    parts = (metadata.version("apache-tvm"), _sources(), repr(chip), kernel.symbol)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -61,9 +61,13 @@ class Kernel:
     def declared(self) -> Declared:
         return self.declare()
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         return self.declared.parameters
+
+    def know(self, parameters: tuple[Parameter, ...]) -> None:
+        """Its parameters from who kept them, so that nothing has to be declared for them."""
+        self.__dict__["parameters"] = parameters
 
     @cached_property
     def func(self) -> Any:

@@ -10,6 +10,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import models
+import onnx
 import pytest
 from runners import most_capable
 
@@ -28,6 +30,13 @@ from isthmus.kernels import layer_norm
 target = pickle.load(sys.stdin.buffer)
 (code,) = compile_kernels([layer_norm.kernel(target, True)], target, None).values()
 print(hashlib.sha256(code).hexdigest(), end="")
+"""
+
+AGAIN = """
+import sys
+import isthmus
+isthmus.compile("m.onnx", target="host", out="dist", dims={"batch": 1})
+print("tvm" in sys.modules, end="")
 """
 
 
@@ -74,6 +83,18 @@ def test_same_bytes_in_another_process(target: Target) -> None:
     assert there.stdout.decode() == hashlib.sha256(here).hexdigest()
 
 
+def test_a_model_compiles_again_without_tvm(tmp_path: Path) -> None:
+    onnx.save(models.bert(layers=1, hidden=32, heads=2, inner=64, vocabulary=20), tmp_path / "m.onnx")
+    environment = {**os.environ, "ISTHMUS_CACHE": str(tmp_path / "cache")}
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", AGAIN], cwd=tmp_path, env=environment, check=True, capture_output=True
+        ).stdout
+        for _ in range(2)
+    ]
+    assert said == [b"True", b"False"]
+
+
 def test_a_kept_kernel_is_not_written_again(level: Target, tmp_path: Path) -> None:
     made = compile_kernels([softmax.kernel(level)], level, tmp_path)
 
@@ -81,7 +102,9 @@ def test_a_kept_kernel_is_not_written_again(level: Target, tmp_path: Path) -> No
         raise AssertionError("it was there")
 
     (symbol,) = made
-    assert compile_kernels([Kernel(symbol, refuse)], level, tmp_path) == made
+    kept = Kernel(symbol, refuse)
+    assert compile_kernels([kept], level, tmp_path) == made
+    assert kept.prototype() == softmax.kernel(level).prototype()
     wider = replace(level, caches=replace(level.caches, l1_bytes=2 * level.caches.l1_bytes))
     with pytest.raises(AssertionError, match="it was there"):
         compile_kernels([Kernel(symbol, refuse)], wider, tmp_path)
