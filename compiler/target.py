@@ -235,6 +235,13 @@ declare {vector} @{intrinsic}({vector}, {vector})
     return (("lookup_bytes", text),)
 
 
+def own_jump_tables(least: int) -> dict[str, list[str]]:
+    """For `Target.tvm` of an architecture whose LLVM backend sets, for the whole process, how many cases make
+    a table of jumps: the number that it sets. TVM puts back what was there, so that the code for other chips
+    does not depend on what was compiled before."""
+    return {"cl-opt": [f"-min-jump-table-entries:uint={least}"]}
+
+
 # What executes code of a chip that the machine at hand is; any other word is a runner's name.
 NATIVE = "native"
 

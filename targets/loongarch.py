@@ -6,7 +6,7 @@ The C library is musl: its programs run anywhere without a system's own librarie
 from __future__ import annotations
 
 from isthmus.systems import MUSL
-from isthmus.target import Caches, Runner, Target, VectorUnit
+from isthmus.target import Caches, Runner, Target, VectorUnit, own_jump_tables
 
 _GUARD = """\
 #include "machine.h"
@@ -28,6 +28,7 @@ def _chip(name: str, description: str, vector: VectorUnit, flags: tuple[str, ...
         features=("la64", *flags),
         tvm={
             "kind": "llvm",
+            **own_jump_tables(5),
             "mtriple": f"loongarch64-{MUSL.llvm}",
             "mabi": "lp64d",
             "mattr": ["+d", *attributes],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isthmus.systems import LINUX
-from isthmus.target import Caches, Target, VectorUnit, qemu_user
+from isthmus.target import Caches, Target, VectorUnit, own_jump_tables, qemu_user
 
 _GUARD = """\
 #include "machine.h"
@@ -22,6 +22,7 @@ TARGETS = (
         features=("vsx", "isa3.0"),
         tvm={
             "kind": "llvm",
+            **own_jump_tables(64),
             "mtriple": "powerpc64le-unknown-linux-gnu",
             "mcpu": "pwr9",
             "vector-width": 128,

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from isthmus.systems import LINUX
-from isthmus.target import NO_CHECK, ByteProducts, Caches, Target, VectorUnit, qemu_user
+from isthmus.target import (
+    NO_CHECK,
+    ByteProducts,
+    Caches,
+    Target,
+    VectorUnit,
+    own_jump_tables,
+    qemu_user,
+)
 
 _GUARD = """\
 #include "machine.h"
@@ -28,6 +36,7 @@ def _chip(name: str, description: str, vector: VectorUnit, vlen: int = 0) -> Tar
         features=("rv64gc", "rvv1.0", f"zvl{vlen}b") if vlen else ("rv64gc",),
         tvm={
             "kind": "llvm",
+            **own_jump_tables(5),
             "mtriple": "riscv64-unknown-linux-gnu",
             "mcpu": "generic-rv64",
             "mabi": "lp64d",

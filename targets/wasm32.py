@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from isthmus.systems import WASI
-from isthmus.target import ByteProducts, Caches, Runner, Target, VectorUnit
+from isthmus.target import ByteProducts, Caches, Runner, Target, VectorUnit, own_jump_tables
 
 # Both scripts run a WASI command in the folder they are started in, with the arguments that follow.
 _NODE = """\
@@ -50,6 +50,7 @@ def _chip(name: str, description: str, features: tuple[str, ...], fma: bool) -> 
         features=features,
         tvm={
             "kind": "llvm",
+            **own_jump_tables(2),
             "mtriple": f"wasm32-{WASI.llvm}",
             "mattr": [f"+{feature}" for feature in features],
             "vector-width": 128,

@@ -43,7 +43,9 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     for kernel in missing:
         # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
         _ = kernel.func
-    with ThreadPoolExecutor(max_workers=processors()) as pool:
+    # Options of LLVM are the process's: what sets them has it alone.
+    threads = 1 if "cl-opt" in target.tvm else processors()
+    with ThreadPoolExecutor(max_workers=threads) as pool:
         made = pool.map(lambda kernel: _compile_kept(kernel, target, cache), missing)
         compiled = dict(zip((kernel.symbol for kernel in missing), made, strict=True))
     return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}

@@ -13,7 +13,7 @@ from pathlib import Path
 import models
 import onnx
 import pytest
-from runners import most_capable
+from runners import KNOWN, most_capable
 
 from isthmus.codegen.objects import compile_kernels
 from isthmus.driver import Options, prepare
@@ -93,6 +93,34 @@ def test_a_model_compiles_again_without_tvm(tmp_path: Path) -> None:
         for _ in range(2)
     ]
     assert said == [b"True", b"False"]
+
+
+SWITCHES = """
+import hashlib, sys
+from isthmus.chips import find
+from isthmus.codegen.objects import compile_kernels
+from isthmus.kernels import attention, softmax
+from isthmus.machine import Machine
+import isthmus.targets
+for name in sys.argv[1:]:
+    chip = find(name, isthmus.targets, Machine.here())
+    kernel = attention.kernel(chip, 32, 32, "row", False) if name == sys.argv[-1] else softmax.kernel(chip)
+    (code,) = compile_kernels([kernel], chip, None).values()
+print(hashlib.sha256(code).hexdigest(), end="")
+"""
+
+
+def test_code_does_not_depend_on_what_was_compiled_before() -> None:
+    """Backends of LLVM set options of the process: how many cases make a table of jumps."""
+    arches = {t.arch: t.name for t in KNOWN.values() if t.kernels == "llvm"}
+    (best,) = most_capable(lambda target: None)
+    alone, later = (
+        subprocess.run(
+            [sys.executable, "-c", SWITCHES, *others, best.name], check=True, capture_output=True
+        ).stdout
+        for others in ((), arches.values())
+    )
+    assert len(arches) >= 8 and alone == later
 
 
 def test_a_kept_kernel_is_not_written_again(level: Target, tmp_path: Path) -> None:
