@@ -38,7 +38,9 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     it. A damaged entry is not used but replaced. Kernels that share a symbol must be the same code.
     """
     by_symbol = {kernel.symbol: kernel for kernel in kernels}
-    objects = {symbol: _known(kernel, target, cache) for symbol, kernel in by_symbol.items()}
+    # Of a kernel that is C, the key takes its text: made once.
+    keys = {symbol: _key(kernel, target) if cache else "" for symbol, kernel in by_symbol.items()}
+    objects = {symbol: _known(kernel, cache, keys[symbol]) for symbol, kernel in by_symbol.items()}
     missing = [by_symbol[symbol] for symbol in sorted(objects) if objects[symbol] is None]
     for kernel in missing:
         # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
@@ -46,15 +48,15 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     # Options of LLVM are the process's: what sets them has it alone.
     threads = 1 if "cl-opt" in target.tvm else processors()
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        made = pool.map(lambda kernel: _compile_kept(kernel, target, cache), missing)
+        made = pool.map(lambda kernel: _compile_kept(kernel, target, cache, keys[kernel.symbol]), missing)
         compiled = dict(zip((kernel.symbol for kernel in missing), made, strict=True))
     return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}
 
 
-def _known(kernel: Kernel, target: Target, cache: Path | None) -> bytes | None:
+def _known(kernel: Kernel, cache: Path | None, key: str) -> bytes | None:
     """The object that was kept, if one was. Then the kernel knows its parameters as well, which the plan's C
     declares: TVM, which takes half a second to load, is not needed."""
-    kept = None if cache is None else load(cache, _key(kernel, target))
+    kept = load(cache, key)
     if kept is None:
         return None
     head, compiled = kept.split(b"\n", 1)
@@ -62,11 +64,10 @@ def _known(kernel: Kernel, target: Target, cache: Path | None) -> bytes | None:
     return compiled
 
 
-def _compile_kept(kernel: Kernel, target: Target, cache: Path | None) -> bytes:
+def _compile_kept(kernel: Kernel, target: Target, cache: Path | None, key: str) -> bytes:
     compiled = _compile(kernel, target)
-    if cache is not None:
-        head = json.dumps([(parameter.name, parameter.ctype) for parameter in kernel.parameters])
-        store(cache, _key(kernel, target), head.encode() + b"\n" + compiled)
+    head = json.dumps([(parameter.name, parameter.ctype) for parameter in kernel.parameters])
+    store(cache, key, head.encode() + b"\n" + compiled)
     return compiled
 
 
@@ -77,16 +78,17 @@ def _key(kernel: Kernel, target: Target) -> str:
     if target.kernels == "c":
         return toolchain.kernel_key(kernel_c(kernel), target.toolchain)
     chip = (sorted(target.tvm.items()), target.kernel_traits, target.caches)
-    parts = (metadata.version("apache-tvm"), _sources(), repr(chip), kernel.symbol)
+    parts = (_writers(), repr(chip), kernel.symbol)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @functools.cache
-def _sources() -> str:
-    """The digest of the sources that write kernels and make objects of them."""
+def _writers() -> str:
+    """TVM's version, and the digest of the sources that write kernels and make objects of them."""
     root = Path(__file__).resolve().parents[1]
     files = (path for name in _WRITERS for path in root.glob(name))
-    return digest_of((path.relative_to(root).as_posix(), path) for path in files)
+    digest = digest_of((path.relative_to(root).as_posix(), path) for path in files)
+    return f"{metadata.version('apache-tvm')} {digest}"
 
 
 def _compile(kernel: Kernel, target: Target) -> bytes:
