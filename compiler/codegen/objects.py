@@ -27,6 +27,8 @@ from isthmus.kernels.tir import tvm
 from isthmus.machine import processors
 from isthmus.target import Target
 
+# Part of every key: raise it when what is kept looks different.
+FORMAT = "parameters, object"
 # What writes kernels, under the package: a cached object is that of these sources.
 _WRITERS = ("target.py", *(f"{folder}/**/*.py" for folder in ("ir", "ops", "kernels", "lowering", "codegen")))
 
@@ -75,10 +77,12 @@ def _key(kernel: Kernel, target: Target) -> str:
     """What the object depends on, known without writing the kernel: its symbol, which names the family and
     all parameters, what the chip declares, and our own sources. Writing kernels to compare their text took
     four fifths of the time of compiling a small model again."""
+    parts: tuple[str, ...]
     if target.kernels == "c":
-        return toolchain.kernel_key(kernel_c(kernel), target.toolchain)
-    chip = (sorted(target.tvm.items()), target.kernel_traits, target.caches)
-    parts = (_writers(), repr(chip), kernel.symbol)
+        parts = (FORMAT, toolchain.kernel_key(kernel_c(kernel), target.toolchain))
+    else:
+        chip = (sorted(target.tvm.items()), target.kernel_traits, target.caches)
+        parts = (FORMAT, _writers(), repr(chip), kernel.symbol)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
