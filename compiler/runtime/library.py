@@ -78,6 +78,7 @@ class Library:
         """Open files and their `paths`; `library` belongs to this object from now on."""
         self._file = library
         self._error = ctypes.create_string_buffer(_ERROR_BYTES)
+        self._text = (self._error, _ERROR_BYTES)
         self._model = ctypes.c_void_p()
         self._session = ctypes.c_void_p()
         self._code: ctypes.CDLL | None = None
@@ -87,11 +88,9 @@ class Library:
             self._declare(self._code)
             path = None if weights is None else os.fsencode(_name_of(weights, paths[1]))
             chip = None if level is None else level.encode()
-            self._must(self._code.isthmus_open_as(chip, path, ctypes.byref(self._model), *self._text()))
+            self._must(self._code.isthmus_open_as(chip, path, ctypes.byref(self._model), *self._text))
             self._must(
-                self._code.isthmus_session_new(
-                    self._model, threads, ctypes.byref(self._session), *self._text()
-                )
+                self._code.isthmus_session_new(self._model, threads, ctypes.byref(self._session), *self._text)
             )
         except (OSError, AttributeError) as error:
             self.close()
@@ -125,18 +124,18 @@ class Library:
         """Sums of the weights as they are mapped: (count, 2), a row for each chunk; see `bundle.digest`."""
         pairs = np.empty((count, 2), np.uint64)
         address = ctypes.c_void_p(pairs.ctypes.data)
-        self._must(self._loaded().isthmus_weight_sums(self._session, address, count, *self._text()))
+        self._must(self._loaded().isthmus_weight_sums(self._session, address, count, *self._text))
         return pairs
 
     def shapes(self, entry: int, inputs: Tensors, outputs: Tensors) -> list[Problem]:
         """Fill in dtype, rank and dims of `outputs`; what is wrong with `inputs`, if anything."""
         return self._problems(
-            self._loaded().isthmus_shapes(self._session, entry, inputs, outputs, *self._text())
+            self._loaded().isthmus_shapes(self._session, entry, inputs, outputs, *self._text)
         )
 
     def run(self, entry: int, inputs: Tensors, outputs: Tensors) -> None:
         """Run the entry point. Raises `InputError`."""
-        self._must(self._loaded().isthmus_run(self._session, entry, inputs, outputs, *self._text()))
+        self._must(self._loaded().isthmus_run(self._session, entry, inputs, outputs, *self._text))
 
     def data(self, symbol: str, kind: type[Data]) -> Data:
         """What the library exports under `symbol` besides the interface, in place; gone after `close`."""
@@ -179,9 +178,6 @@ class Library:
         if self._code is None:
             raise InputError(Problem(Code.RUN_FAILED, "the session is closed"))
         return self._code
-
-    def _text(self) -> tuple[ctypes.Array[ctypes.c_char], ctypes.c_size_t]:
-        return self._error, ctypes.c_size_t(_ERROR_BYTES)
 
     def _must(self, status: int) -> None:
         problems = self._problems(status)

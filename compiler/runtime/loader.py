@@ -7,9 +7,7 @@ import math
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -92,7 +90,7 @@ class Session:
     def __init__(self, manifest: Manifest, library: Library) -> None:
         self.manifest = manifest
         self._library = library
-        self._plans = {entry.name: _Plan.of(number, entry) for number, entry in enumerate(manifest.entries)}
+        self._plans = {entry.name: _Plan(number, entry) for number, entry in enumerate(manifest.entries)}
         self._lock = threading.Lock()
         self._process = os.getpid()
         # Also at the exit of the interpreter, while threads can still be joined.
@@ -121,13 +119,14 @@ class Session:
         None: the first entry point. Raises `InputError` with everything that is wrong with the inputs.
         """
         plan = self._plan(entry)
-        with self._exclusive():
-            arrays = plan.place(inputs)
-            problems = self._library.shapes(plan.number, plan.inputs, plan.outputs)
-            if problems or arrays.problems:
-                raise InputError([*arrays.problems, *problems])
+        self._take()
+        try:
+            arrays = plan.place(inputs, self._library)
             results = plan.allocate()
             self._library.run(plan.number, plan.inputs, plan.outputs)
+            del arrays  # the C tensors point into them
+        finally:
+            self._lock.release()
         return results
 
     def exported(self, symbol: str, kind: type[Data]) -> Data:
@@ -158,8 +157,8 @@ class Session:
         hint = nearest(entry, self._plans)
         raise InputError(Problem(Code.BAD_INPUT, f"there is no entry point called {entry!r}", "entry", hint))
 
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _take(self) -> None:
+        """Take the lock, which `run` releases. Raises `InputError` if another request has it."""
         if os.getpid() != self._process:
             # The worker threads stayed behind in the parent: waiting for them would never end.
             message = "the session was made in another process, before a fork"
@@ -167,10 +166,6 @@ class Session:
         if not self._lock.acquire(blocking=False):
             message = "the session is already running in another thread"
             raise InputError(Problem(Code.RUN_FAILED, message, hint="load one session for each thread"))
-        try:
-            yield
-        finally:
-            self._lock.release()
 
 
 def _release(library: Library, lock: threading.Lock, process: int) -> None:
@@ -180,75 +175,97 @@ def _release(library: Library, lock: threading.Lock, process: int) -> None:
             library.close()
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """The arrays that the C tensors point into, which must outlive the run; and what is wrong with them."""
-
-    arrays: list[Array]
-    problems: list[Problem]
-
-
-@dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is ready before a request comes: the entry's number and its C tensors."""
+    """What is ready before a request comes: the entry's number, its C tensors, and what the last request had.
 
-    number: int
-    entry: Entry
-    inputs: Tensors
-    outputs: Tensors
+    After a request little of Python is left in the caches of the processor, and what stands here costs
+    several times what it costs in a loop of its own. Shapes that the library has just seen are not asked for
+    again.
+    """
 
-    @classmethod
-    def of(cls, number: int, entry: Entry) -> _Plan:
+    def __init__(self, number: int, entry: Entry) -> None:
+        self.number = number
+        self.entry = entry
         # Never of length 0: a NULL pointer would stand for "forgotten".
-        inputs = (Tensor * max(1, len(entry.inputs)))()
-        return cls(number, entry, inputs, (Tensor * max(1, len(entry.outputs)))())
+        self.inputs: Tensors = (Tensor * max(1, len(entry.inputs)))()
+        self.outputs: Tensors = (Tensor * max(1, len(entry.outputs)))()
+        self._names = frozenset(port.name for port in entry.inputs)
+        self._slots: list[tuple[str, np.dtype[np.generic], Tensor]] = []
+        for port, slot in zip(entry.inputs, self.inputs, strict=False):
+            slot.dtype, dtype = DTYPES[port.dtype]
+            self._slots.append((port.name, dtype, slot))
+        self._shapes: list[tuple[int, ...]] | None = None  # of the inputs
+        self._results: list[tuple[str, np.dtype[np.generic], tuple[int, ...], Tensor]] = []  # for those
 
-    def place(self, given: Mapping[str, Array]) -> _Placed:
-        """Point the C tensors at `given`. Raises `InputError` unless it has one array for each input."""
+    def place(self, given: Mapping[str, Array], library: Library) -> list[Array]:
+        """Point the C tensors at `given`, or copies, and size the outputs; arrays that must outlive the run.
+
+        Raises `InputError` with everything that is wrong with `given`.
+        """
         self._check_names(given)
         arrays: list[Array] = []
         problems: list[Problem] = []
-        for port, slot in zip(self.entry.inputs, self.inputs, strict=False):
-            code, dtype = DTYPES[port.dtype]
-            array = given[port.name]
+        for name, dtype, slot in self._slots:
+            array = given[name]
             if array.dtype != dtype:
-                problems.append(_wrong_dtype(port.name, array.dtype, dtype))
+                problems.append(_wrong_dtype(name, array.dtype, dtype))
             elif not (array.flags.c_contiguous and array.flags.aligned):
                 array = np.array(array, order="C", ndmin=array.ndim)
+            slot.data = _address(array)
             arrays.append(array)
+        shapes = [array.shape for array in arrays]
+        if shapes != self._shapes:
             # With a wrong dtype nothing is run, but the library may still say what is wrong with the dims.
-            slot.data, slot.dtype, slot.rank = array.ctypes.data, code, array.ndim
-            slot.dims[: min(array.ndim, MAX_RANK)] = array.shape[:MAX_RANK]
-        return _Placed(arrays, problems)
+            problems += self._size(shapes, library)
+        if problems:
+            raise InputError(problems)
+        return arrays
 
     def allocate(self) -> dict[str, Array]:
-        """Arrays for the outputs, whose shapes the library has filled in."""
+        """Arrays for the outputs of what was placed."""
         results: dict[str, Array] = {}
-        for port, slot in zip(self.entry.outputs, self.outputs, strict=False):
-            results[port.name], slot.data = _aligned(slot.dims[: slot.rank], DTYPES[port.dtype][1])
+        for name, dtype, shape, slot in self._results:
+            results[name], slot.data = _aligned(shape, dtype)
         return results
 
+    def _size(self, shapes: list[tuple[int, ...]], library: Library) -> list[Problem]:
+        """Take inputs of these shapes, and the library's word for those of the outputs."""
+        self._shapes = None
+        for shape, (_, _, slot) in zip(shapes, self._slots, strict=True):
+            slot.rank = len(shape)
+            slot.dims[: min(slot.rank, MAX_RANK)] = shape[:MAX_RANK]
+        problems = library.shapes(self.number, self.inputs, self.outputs)
+        if not problems:
+            self._results = [
+                (port.name, DTYPES[port.dtype][1], tuple(slot.dims[: slot.rank]), slot)
+                for port, slot in zip(self.entry.outputs, self.outputs, strict=False)
+            ]
+            self._shapes = shapes
+        return problems
+
     def _check_names(self, given: Mapping[str, object]) -> None:
-        wanted = [port.name for port in self.entry.inputs]
+        """Raise `InputError` unless there is an array for each input and nothing else."""
+        if given.keys() == self._names and all(isinstance(array, np.ndarray) for array in given.values()):
+            return
         problems = [
             Problem(Code.BAD_INPUT, f"input {port.name!r} is missing", hint=f"it is {port}")
             for port in self.entry.inputs
             if port.name not in given
         ]
         for name, array in given.items():
-            if name not in wanted:
+            if name not in self._names:
                 message = f"there is no input called {name!r}"
-                problems.append(Problem(Code.BAD_INPUT, message, hint=nearest(name, wanted)))
+                names = [port.name for port in self.entry.inputs]
+                problems.append(Problem(Code.BAD_INPUT, message, hint=nearest(name, names)))
             elif not isinstance(array, np.ndarray):
                 message = f"input {name!r} is a {type(array).__name__}, expected a NumPy array"
                 problems.append(
                     Problem(Code.BAD_INPUT, message, hint=f"np.asarray(..., dtype={self._dtype(name)})")
                 )
-        if problems:
-            raise InputError(problems)
+        raise InputError(problems)
 
     def _dtype(self, name: str) -> str:
-        return next(f"np.{DTYPES[port.dtype][1].name}" for port in self.entry.inputs if port.name == name)
+        return next(f"np.{dtype.name}" for own, dtype, _ in self._slots if own == name)
 
 
 def _wrong_dtype(name: str, got: np.dtype[np.generic], expected: np.dtype[np.generic]) -> Problem:
@@ -258,10 +275,16 @@ def _wrong_dtype(name: str, got: np.dtype[np.generic], expected: np.dtype[np.gen
     return Problem(Code.BAD_INPUT, message, hint=f"convert it: array.astype(np.{expected.name})")
 
 
-def _aligned(shape: Sequence[int], dtype: np.dtype[np.generic]) -> tuple[Array, int]:
+def _address(array: Array) -> int:
+    # At a quarter of the cost of `array.ctypes`, which has a class in Python.
+    if array.flags.writeable and array.size:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    return array.ctypes.data
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> tuple[Array, int]:
     """An uninitialised array and its address, a multiple of 64."""
     raw = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
-    # `raw.ctypes.data` would do, at several times the cost.
-    address = ctypes.addressof(ctypes.c_char.from_buffer(raw.data))
+    address = _address(raw)
     start = -address % _ALIGNMENT
-    return np.ndarray(tuple(shape), dtype, raw.data, start), address + start
+    return np.ndarray(shape, dtype, raw, start), address + start
