@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -29,6 +30,8 @@ from isthmus.target import Target
 
 # Part of every key: raise it when what is kept looks different.
 FORMAT = "parameters, object"
+# Options of LLVM are the process's, and some chips set them: calls of several threads take turns.
+_GENERATING = threading.Lock()
 # What writes kernels, under the package: a cached object is that of these sources.
 _WRITERS = ("target.py", *(f"{folder}/**/*.py" for folder in ("ir", "ops", "kernels", "lowering", "codegen")))
 
@@ -47,9 +50,9 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     for kernel in missing:
         # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
         _ = kernel.func
-    # Options of LLVM are the process's: what sets them has it alone.
+    # A chip that sets options of LLVM has it alone.
     threads = 1 if "cl-opt" in target.tvm else processors()
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with _GENERATING, ThreadPoolExecutor(max_workers=threads) as pool:
         made = pool.map(lambda kernel: _compile_kept(kernel, target, cache, keys[kernel.symbol]), missing)
         compiled = dict(zip((kernel.symbol for kernel in missing), made, strict=True))
     return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}
@@ -109,7 +112,8 @@ def _compile(kernel: Kernel, target: Target) -> bytes:
 
 def assembly(kernel: Kernel, target: Target) -> str:
     """The assembly text of a kernel, to read and to test."""
-    return str(_generate(kernel, target).inspect_source("asm"))
+    with _GENERATING:
+        return str(_generate(kernel, target).inspect_source("asm"))
 
 
 def _generate(kernel: Kernel, target: Target) -> Any:
