@@ -121,9 +121,11 @@ def test_code_does_not_depend_on_what_was_compiled_before_or_beside() -> None:
     (best,) = most_capable(lambda target: None)
     alone, later, beside = (
         subprocess.run(
-            [sys.executable, "-c", SWITCHES, str(threads), *others, best.name], check=True, capture_output=True
+            [sys.executable, "-c", SWITCHES, str(threads), *others, best.name],
+            check=True,
+            capture_output=True,
         ).stdout
-        for threads, others in ((1, ()), (1, arches.values()), (8, arches.values()))
+        for threads, others in (("1", ()), ("1", arches.values()), ("8", arches.values()))
     )
     assert len(arches) >= 8 and alone == later == beside
 
