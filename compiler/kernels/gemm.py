@@ -29,8 +29,7 @@ from isthmus.kernels.builder import Expr, Memory, Register
 from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.gemm_ends import Ends, Tile
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.math import ACTIVATIONS
-from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS, SHORT
+from isthmus.kernels.math_short import activation_of
 from isthmus.kernels.tir import tirx
 from isthmus.target import Target, gemm_tile
 from isthmus.target import panel_width as target_panel_width
@@ -105,19 +104,16 @@ def kernel(
     ldx, [ldr,] ldy, row_begin, row_end, panel_begin, panel_end)`. x[rows, k], residual[rows, n] and
     y[rows, n] have rows `ld*` apart; w is what `pack` or `pack_panels_f32` makes, or `Interleaved`; bias is
     padded to whole panels. Pointers address row 0 and panel 0. residual may be y itself, with the same pitch,
-    unless it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16, and the activation
-    one of ROUNDED_ACTIVATIONS. `short`: it is one of SHORT. `halved`: w is `GroupPanels`, of groups of so
-    many. Where weights lie narrower than they are multiplied, as these do, `copy` follows y, scratch of
-    `copy_words`. `steps`, where ends come late: y are bytes, and what those need comes before k.
+    unless it comes late. What `arithmetic` needs besides, follows w. `rounded`: y is bf16. Of both and of
+    `short` the activation depends: `activation_of`. `halved`: w is `GroupPanels`, of groups of so many. Where
+    weights lie narrower than they are multiplied, as these do, `copy` follows y, scratch of `copy_words`.
+    `steps`, where ends come late: y are bytes, and what those need comes before k.
     """
     if steps is not None and (rounded or not arithmetic.late):
         raise CompilerBug(f"gemm_{arithmetic.name} makes no bytes")
-    known = SHORT if short else ROUNDED_ACTIVATIONS if rounded else ACTIVATIONS
-    if activation is not None and activation not in known:
-        raise CompilerBug(f"gemm has no activation {activation!r}; it has {', '.join(known)}")
     name = f"{arithmetic.name}_{halved // 2}of{halved}" if halved else arithmetic.name
     symbol = symbol_of(name, activation, residual, rounded, short, steps)
-    function, shape = known[activation] if activation else None, tile_of(target, arithmetic)
+    function, shape = activation_of(activation, rounded, short), tile_of(target, arithmetic)
     return Kernel.deferred(
         target.symbol(symbol),
         lambda: _Gemm(symbol, target, shape, function, residual, arithmetic, rounded, steps, halved).kernel(),

@@ -19,8 +19,8 @@ from isthmus.kernels.byte_products import UnsignedQuads
 from isthmus.kernels.byte_steps import Steps
 from isthmus.kernels.gemm_ends import Parameters
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.math import ACTIVATIONS, Function
-from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS, SHORT
+from isthmus.kernels.math import Function
+from isthmus.kernels.math_short import activation_of
 from isthmus.kernels.tiles import LINE, ROWS, WORDS, TileUnit
 from isthmus.target import TILE_COLUMNS, Target
 
@@ -33,8 +33,7 @@ ARITHMETIC: dict[str, type[Arithmetic]] = {"bf16": DotBF16, "u8": UnsignedQuads}
 
 def kernel(target: Target, activation: str | None, residual: bool, rounded: bool) -> Kernel:
     """`gemm.kernel` for x and w of bf16, with the same parameters."""
-    functions = ROUNDED_ACTIVATIONS if rounded else ACTIVATIONS
-    function = functions[activation] if activation else None
+    function = activation_of(activation, rounded)
     symbol = gemm.symbol_of("bf16", activation, residual, rounded)
     return _deferred(symbol, target, "bf16", function, residual, rounded, None)
 
@@ -43,8 +42,7 @@ def byte_kernel(
     target: Target, activation: str | None, residual: bool, short: bool = False, steps: Steps | None = None
 ) -> Kernel:
     """`gemm.kernel` for x of u8 and w of i8, with the same parameters and the same bits."""
-    functions = SHORT if short else ACTIVATIONS
-    function = functions[activation] if activation else None
+    function = activation_of(activation, short=short)
     symbol = gemm.symbol_of("i8", activation, residual, short=short, steps=steps)
     return _deferred(symbol, target, "u8", function, residual, False, steps)
 

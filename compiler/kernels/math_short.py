@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from isthmus.errors import CompilerBug
 from isthmus.kernels.builder import Builder, Expr
 from isthmus.kernels.math import (
     ACTIVATIONS,
@@ -77,4 +78,14 @@ def exp_negative(k: Builder, x: Expr) -> Expr:
 
 # What a product applies to a result that it, or the only op that reads it, rounds.
 SHORT: Mapping[str, Function] = {"gelu": GELU, "gelu_tanh": GELU_TANH}
-ROUNDED_ACTIVATIONS: Mapping[str, Function] = {**ACTIVATIONS, **SHORT}
+
+
+def activation_of(name: str | None, rounded: bool = False, short: bool = False) -> Function | None:
+    """What a product applies at its end. `rounded`: by fewer terms, where there is such a form; `short`: only
+    what has one. Raises `CompilerBug` for names that have none of these."""
+    known = SHORT if short else {**ACTIVATIONS, **SHORT} if rounded else ACTIVATIONS
+    if name is None:
+        return None
+    if name not in known:
+        raise CompilerBug(f"no activation {name!r}; there is {', '.join(known)}")
+    return known[name]

@@ -26,8 +26,8 @@ from isthmus.ir.sparse import MASK, TOGETHER, Blocks
 from isthmus.kernels.arithmetic import F32, Arithmetic, round_bf16
 from isthmus.kernels.builder import Builder, Expr, Memory, Register
 from isthmus.kernels.kernel import Kernel
-from isthmus.kernels.math import ACTIVATIONS, Function
-from isthmus.kernels.math_short import ROUNDED_ACTIVATIONS
+from isthmus.kernels.math import Function
+from isthmus.kernels.math_short import activation_of
 from isthmus.kernels.sparse_masks import ROWS, Masked, Places, tile_words
 from isthmus.kernels.sparse_rows import by_row, fill_rows, narrow_lanes
 from isthmus.kernels.squares import clear_words, transpose_rows, transpose_words, transposed
@@ -93,11 +93,9 @@ def kernel(
     the others' zeros. bias is padded to whole groups of `group_width` columns; tile and sums are scratch,
     `scratch_words`. Each sum has its order for the number of all `rows` (which is there where `tells_rows`),
     whatever the ranges. residual may be y. What `arithmetic` needs besides, follows w, padded as bias.
-    `rounded`: y is bf16, and the activation one of ROUNDED_ACTIVATIONS.
+    `rounded`: y is bf16, and the activation that of `activation_of`.
     """
-    known = ROUNDED_ACTIVATIONS if rounded else ACTIVATIONS
-    if activation is not None and activation not in known:
-        raise CompilerBug(f"sparse has no activation {activation!r}; it has {', '.join(known)}")
+    function = activation_of(activation, rounded)
     if inputs % arithmetic.group:
         raise CompilerBug(f"blocks of {inputs} inputs are no whole words of {arithmetic.name}")
     if masked and not target.reads_masks(outputs, inputs // arithmetic.group):
@@ -105,7 +103,6 @@ def kernel(
     base = f"sparse_{arithmetic.name}_{outputs}x{inputs}{'_masked' * masked}"
     ends = [*["res"] * residual, *([activation] if activation else []), *["rounded"] * rounded]
     symbol = "_".join([base, *ends])
-    function = known[activation] if activation else None
     shape = Shape(outputs, inputs // arithmetic.group, sparse_vectors(target.vector, outputs))
     return Kernel.deferred(
         target.symbol(symbol),
