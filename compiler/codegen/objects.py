@@ -12,7 +12,7 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
@@ -47,15 +47,24 @@ def compile_kernels(kernels: Sequence[Kernel], target: Target, cache: Path | Non
     keys = {symbol: _key(kernel, target) if cache else "" for symbol, kernel in by_symbol.items()}
     objects = {symbol: _known(kernel, cache, keys[symbol]) for symbol, kernel in by_symbol.items()}
     missing = [by_symbol[symbol] for symbol in sorted(objects) if objects[symbol] is None]
-    for kernel in missing:
+    compiled = _compile_all(missing, target, cache, keys)
+    return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}
+
+
+def _compile_all(
+    kernels: Sequence[Kernel], target: Target, cache: Path | None, keys: Mapping[str, str]
+) -> dict[str, bytes]:
+    """Objects by symbol, kept under their keys."""
+    if not kernels:
+        return {}  # without waiting for what other threads compile
+    for kernel in kernels:
         # Python writes TIR on one thread; code generation releases the interpreter lock, and so runs on all.
         _ = kernel.func
-    # A chip that sets options of LLVM has it alone.
+    # A chip that sets options of LLVM has LLVM to itself.
     threads = 1 if "cl-opt" in target.tvm else processors()
     with _GENERATING, ThreadPoolExecutor(max_workers=threads) as pool:
-        made = pool.map(lambda kernel: _compile_kept(kernel, target, cache, keys[kernel.symbol]), missing)
-        compiled = dict(zip((kernel.symbol for kernel in missing), made, strict=True))
-    return {symbol: objects[symbol] or compiled[symbol] for symbol in sorted(objects)}
+        made = pool.map(lambda kernel: _compile_kept(kernel, target, cache, keys[kernel.symbol]), kernels)
+        return dict(zip((kernel.symbol for kernel in kernels), made, strict=True))
 
 
 def _known(kernel: Kernel, cache: Path | None, key: str) -> bytes | None:

@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import onnx
 import pytest
 from runners import KNOWN, most_capable
 
+from isthmus.codegen import objects
 from isthmus.codegen.objects import compile_kernels
 from isthmus.driver import Options, prepare
 from isthmus.kernels import gemm, layer_norm, pack, softmax
@@ -121,9 +123,7 @@ def test_code_does_not_depend_on_what_was_compiled_before_or_beside() -> None:
     (best,) = most_capable(lambda target: None)
     alone, later, beside = (
         subprocess.run(
-            [sys.executable, "-c", SWITCHES, str(threads), *others, best.name],
-            check=True,
-            capture_output=True,
+            [sys.executable, "-c", SWITCHES, threads, *others, best.name], check=True, capture_output=True
         ).stdout
         for threads, others in (("1", ()), ("1", arches.values()), ("8", arches.values()))
     )
@@ -143,6 +143,13 @@ def test_a_kept_kernel_is_not_written_again(level: Target, tmp_path: Path) -> No
     wider = replace(level, caches=replace(level.caches, l1_bytes=2 * level.caches.l1_bytes))
     with pytest.raises(AssertionError, match="it was there"):
         compile_kernels([Kernel(symbol, refuse)], wider, tmp_path)
+
+
+def test_kept_kernels_do_not_wait_for_what_others_compile(level: Target, tmp_path: Path) -> None:
+    kernels = [softmax.kernel(level)]
+    made = compile_kernels(kernels, level, tmp_path)
+    with ThreadPoolExecutor(1) as pool, objects._GENERATING:
+        assert pool.submit(compile_kernels, kernels, level, tmp_path).result(timeout=60) == made
 
 
 @pytest.mark.slow
